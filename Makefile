@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: install demo test lint bench lock format clean
+.PHONY: install demo test lint lint-rules lint-format lint-types lint-layers bench lock format clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -24,10 +24,19 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP)
+# One target a tool, so that `make --keep-going lint` shows every finding at once.
+lint: lint-rules lint-format lint-types lint-layers
+
+lint-rules: $(STAMP)
 	$(BIN)/ruff check .
+
+lint-format: $(STAMP)
 	$(BIN)/ruff format --check .
+
+lint-types: $(STAMP)
 	$(BIN)/mypy
+
+lint-layers: $(STAMP)
 	$(BIN)/lint-imports
 
 format: $(STAMP)

@@ -1,0 +1,1 @@
+"""Change capture through the Debezium engine, in this process."""

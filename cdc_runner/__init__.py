@@ -1,0 +1,1 @@
+"""Rosetta's replication engine: capture, shaping and destinations. Never imports Dagster."""

@@ -1,0 +1,1 @@
+"""The source side: tables, publication, slot, snapshot and change stream."""

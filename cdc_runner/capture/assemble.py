@@ -1,0 +1,81 @@
+"""Join parts of the stream into a batch of whole transactions, decoded segment by segment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cdc_runner.capture.base import ChangeBatch, Segment, TableChanges, TableVersion
+from cdc_runner.capture.buffer import Part
+from cdc_runner.schema import TableId
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """Sizes of batches.
+
+    Attributes:
+        max_events: most events joined in one batch (one source transaction may have more).
+        max_bytes: most raw bytes joined in one batch (likewise).
+        memory_bytes: most raw bytes waiting in memory.
+        segment_bytes: raw bytes decoded at once.
+    """
+
+    max_events: int = 250_000
+    max_bytes: int = 64 * 1024 * 1024
+    memory_bytes: int = 64 * 1024 * 1024
+    segment_bytes: int = 32 * 1024 * 1024
+
+
+def assemble(
+    parts: Sequence[Part], segment_bytes: int, decode: Callable[[TableVersion, bytes], pa.Table]
+) -> ChangeBatch:
+    """Return the batch of parts that end with a complete transaction."""
+    end = parts[-1].end
+    assert end is not None, "a batch ends with a whole transaction"
+
+    def segments() -> Iterator[Segment]:
+        return _segments(parts, segment_bytes, decode)
+
+    def release() -> None:
+        for part in parts:
+            part.release()
+
+    return ChangeBatch(
+        last=end,
+        last_commit_time=parts[-1].commit_time,
+        transactions=sum(part.transactions for part in parts),
+        events=sum(part.events for part in parts),
+        raw_bytes=sum(part.size for part in parts),
+        segments=segments,
+        release=release,
+    )
+
+
+def _segments(
+    parts: Sequence[Part], segment_bytes: int, decode: Callable[[TableVersion, bytes], pa.Table]
+) -> Iterator[Segment]:
+    """Yield segments of about the given size; a table has one version in each."""
+    gathered: dict[TableId, tuple[TableVersion, list[bytes]]] = {}
+    size = 0
+    for part in parts:
+        for version, payload in part.payloads:
+            table = version.schema.table
+            present = gathered.get(table)
+            if present is not None and (present[0] is not version or size + payload.size > segment_bytes):
+                yield _decoded(gathered, decode)
+                gathered, size = {}, 0
+            gathered.setdefault(table, (version, []))[1].append(payload.read())
+            size += payload.size
+    if gathered:
+        yield _decoded(gathered, decode)
+
+
+def _decoded(
+    gathered: dict[TableId, tuple[TableVersion, list[bytes]]], decode: Callable[[TableVersion, bytes], pa.Table]
+) -> Segment:
+    return Segment(
+        [TableChanges(version, decode(version, b"\n".join(pieces))) for version, pieces in gathered.values()]
+    )

@@ -1,0 +1,1 @@
+"""Where changes go: one package a destination type, behind one protocol."""

@@ -1,0 +1,1 @@
+"""One pipeline in one process: initial load, change stream, apply."""

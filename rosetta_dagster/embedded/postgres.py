@@ -126,7 +126,7 @@ class EmbeddedPostgres:
         pid = self.running_pid()
         if pid is None:
             self._initialise()
-            self._clear_remains()
+            self.clear_remains()
             self._write_settings(port)
             pid = self._launch(port)
         self._create_databases(self.running_port() or port)
@@ -228,14 +228,14 @@ class EmbeddedPostgres:
         if offered != found:
             raise self._failure(f"has data of PostgreSQL {found}, but PostgreSQL {offered} is installed")
 
-    def _clear_remains(self) -> None:
-        """Remove what a killed server left, as far as that is safe.
+    def clear_remains(self) -> None:
+        """Remove what a killed server left, as far as that is safe; its port is free afterwards.
 
         PostgreSQL recovers from a stale pid file by itself, unless the number belongs to another process of the account
         by now. The file also guards against children of the killed server that still write: so they end first.
         """
         pid_file = self.data_directory / "postmaster.pid"
-        if not pid_file.exists():
+        if not pid_file.exists() or self.running_pid() is not None:
             return
         name = self.cluster_name
         if not until(lambda: not server_children(name), timeout_seconds=5):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -61,6 +62,13 @@ class EmbeddedRedis:
         except (OSError, ValueError):
             return None
         return pid if is_redis(pid, self.directory) else None
+
+    def running_port(self) -> int | None:
+        """Return the port of the running server, or None."""
+        if self.running_pid() is None:
+            return None
+        match = re.search(r"^port (\d+)$", (self.directory / "redis.conf").read_text(encoding="utf-8"), re.MULTILINE)
+        return int(match.group(1)) if match else None
 
     def start(self, port: int) -> int:
         """Start the server unless it runs, and wait until it has loaded its data and answers.

@@ -111,12 +111,13 @@ class EmbeddedStack:
         with self._locked():
             stored = StackState.read_file(self.home)
             taken: set[int] = set()
-            before = {name for name in self.servers if self._server(name).running_pid() is not None}
-            chosen = {name: self._choose_port(name, stored, taken, running=name in before) for name in self.servers}
+            servers = {name: self._server(name) for name in self.servers}
+            idle = [name for name, server in servers.items() if server.running_pid() is None]
+            ports = {name: self._choose_port(server, stored, taken) for name, server in servers.items()}
             try:
-                started = self._in_parallel(lambda name: self._start_one(name, chosen[name], taken))
+                started = _in_parallel(self.servers, lambda name: self._start_one(servers[name], ports[name], taken))
             except BaseException:
-                self._in_parallel(self._stop_unless(before))
+                _in_parallel(idle, lambda name: servers[name].stop())
                 raise
             StackState.write_file(self.home, {**stored, **started})
             for name, server in started.items():
@@ -129,7 +130,8 @@ class EmbeddedStack:
         if not self.home.is_dir():
             return
         with self._locked():
-            self._in_parallel(lambda name: self._server(name).stop())
+            servers = {name: self._server(name) for name in self.servers if self._was_made(name)}
+            _in_parallel(list(servers), lambda name: servers[name].stop())
 
     def remove(self) -> None:
         """Stop every server of the home and delete all their data, passwords and the credential key with it."""
@@ -170,34 +172,33 @@ class EmbeddedStack:
             result[name] = ServerStatus(name, pid is not None, pid, known.port if known else None)
         return result
 
-    def _start_one(self, name: str, port: int, taken: set[int]) -> StoredServer:
-        server = self._server(name)
+    def _start_one(self, server: EmbeddedPostgres | EmbeddedRedis, port: int, taken: set[int]) -> StoredServer:
         for _ in range(_PORT_ATTEMPTS):
             try:
                 pid = server.start(port)
             except PortTaken:
                 port = loopback_port.choose([], taken)
                 continue
-            return StoredServer(port, self._ports[name], pid, str(server.directory), str(server.log_file))
-        raise RosettaError(ErrorKind.EMBEDDED_SERVER, f"no free port for embedded server {name} on {self.home}")
+            return StoredServer(port, self._ports[server.name], pid, str(server.directory), str(server.log_file))
+        raise RosettaError(ErrorKind.EMBEDDED_SERVER, f"found no free port for embedded server {server.name}")
 
-    def _choose_port(self, name: str, stored: Mapping[str, StoredServer], taken: set[int], *, running: bool) -> int:
-        known = stored.get(name)
-        if running:
-            server = self._server(name)
-            port = server.running_port() if isinstance(server, EmbeddedPostgres) else None
-            port = port or (known.port if known else self._ports[name])
-            taken.add(port)
-            return port
-        # The port of before first: addresses stored in the config database stay right.
-        return loopback_port.choose([known.port if known else 0, self._ports[name]], taken)
+    def _choose_port(
+        self, server: EmbeddedPostgres | EmbeddedRedis, stored: Mapping[str, StoredServer], taken: set[int]
+    ) -> int:
+        """Return the port to start on: that of a running server, else that of before, the preferred one, or any."""
+        running = server.running_port()
+        if running is not None:
+            taken.add(running)
+            return running
+        if isinstance(server, EmbeddedPostgres):
+            server.clear_remains()  # children of a killed server hold its port
+        # The port of before comes first: addresses stored in the config database stay right.
+        known = stored.get(server.name)
+        return loopback_port.choose([known.port if known else 0, self._ports[server.name]], taken)
 
-    def _stop_unless(self, kept: set[str]) -> Callable[[str], None]:
-        def stop(name: str) -> None:
-            if name not in kept:
-                self._server(name).stop()
-
-        return stop
+    def _was_made(self, name: str) -> bool:
+        parent = self.home if name == REDIS else self.home / "postgres"
+        return (parent / name).is_dir()
 
     def _server(self, name: str) -> EmbeddedPostgres | EmbeddedRedis:
         if name == REDIS:
@@ -219,12 +220,6 @@ class EmbeddedStack:
             settings=SERVER_SETTINGS.get(name, {}),
             fsync=self._fsync,
         )
-
-    def _in_parallel(self, action: Callable[[str], _Result]) -> dict[str, _Result]:
-        """Do the same for every server, wait for all of them, and raise the first failure."""
-        with ThreadPoolExecutor(max_workers=max(1, len(self.servers))) as pool:
-            futures = {name: pool.submit(action, name) for name in self.servers}
-        return {name: future.result() for name, future in futures.items()}
 
     def _create_home(self) -> None:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -252,3 +247,10 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _in_parallel(names: Sequence[str], action: Callable[[str], _Result]) -> dict[str, _Result]:
+    """Do the same for every server, wait for all of them, and raise the first failure."""
+    with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
+        futures = {name: pool.submit(action, name) for name in names}
+    return {name: future.result() for name, future in futures.items()}

@@ -1,0 +1,5 @@
+"""Fixtures of every test; each subject has its module in `tests/support`."""
+
+from __future__ import annotations
+
+pytest_plugins = ["tests.support.servers", "tests.support.proxy"]

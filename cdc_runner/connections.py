@@ -3,9 +3,9 @@
     connect(address, application_name=...)   a psycopg2 connection with fixed session settings
     classify(error, side)                    the RosettaError of a psycopg2 error
 
-Every connection has the same session settings, so that a value has one text form everywhere. An error's text never holds
-a password nor a value of a row: PostgreSQL's DETAIL and CONTEXT lines carry rows, and so do some primary messages, hence
-only names from the diagnostics and the parts of the primary message that hold no value are kept.
+Every connection has the same session settings, so that a value has one text form everywhere. An error's text never
+holds a password nor a value of a row: PostgreSQL's DETAIL and CONTEXT lines carry rows, and so do some primary
+messages, hence only names from the diagnostics and the parts of the primary message that hold no value are kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SESSION_SETTINGS: dict[str, str] = {
 }
 """Session settings under which the text form of every value is exact and the same on both sides."""
 
-_KEEPALIVE: dict[str, int] = {
+_KEEPALIVE: dict[str, Any] = {
     "keepalives": 1,
     "keepalives_idle": 15,
     "keepalives_interval": 5,
@@ -67,21 +67,22 @@ def connect(
         RosettaError: unreachable, refused, or wrong user or password; the text names host, port, database and user.
     """
     try:
-        return psycopg2.connect(
+        connection: psycopg2.extensions.connection = psycopg2.connect(
+            connection_factory=connection_factory or psycopg2.extensions.connection,
             **connection_parameters(address),
             application_name=application_name,
             connect_timeout=connect_timeout_seconds,
             options=session_options({**SESSION_SETTINGS, **(settings or {})}),
-            connection_factory=connection_factory,
             **_KEEPALIVE,
         )
+        return connection
     except (psycopg2.Error, ValueError, UnicodeError) as error:
         # `from None`: the driver's error may hold what the message leaves out, and a traceback would print it.
         raise _connect_error(error, side, address) from None
 
 
 def connection_parameters(address: PostgresAddress) -> dict[str, Any]:
-    """Return libpq parameters of an address, password included; hand them to a driver as keywords, never as one text."""
+    """Return libpq parameters of an address, with the password; for keywords of a driver, never for one text."""
     parameters: dict[str, Any] = {
         "host": address.host,
         "port": address.port,

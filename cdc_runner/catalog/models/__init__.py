@@ -1,0 +1,66 @@
+"""SQLAlchemy models of the config database; the tables themselves are made by `migrations/`."""
+
+from cdc_runner.catalog.models.base import Base
+from cdc_runner.catalog.models.configuration import (
+    Destination,
+    Pipeline,
+    PipelineDestination,
+    Preset,
+    Setting,
+    Source,
+    TableSync,
+    TableSyncTag,
+    Tag,
+)
+from cdc_runner.catalog.models.engine import (
+    BackfillChunk,
+    CaptureOffset,
+    PipelineMetadata,
+    PipelineProgress,
+    QueueBackfill,
+    RunnerHeartbeat,
+    RunnerLease,
+    StreamOffset,
+)
+from cdc_runner.catalog.models.observation import (
+    CreditSnowflake,
+    DataFlowRecord,
+    JobMetric,
+    Notification,
+    SystemMetric,
+    WalMetric,
+    WalMonitor,
+    WorkerHealth,
+)
+from cdc_runner.catalog.models.schema_history import SchemaEvolution, TableMetadata
+
+__all__ = [
+    "BackfillChunk",
+    "Base",
+    "CaptureOffset",
+    "CreditSnowflake",
+    "DataFlowRecord",
+    "Destination",
+    "JobMetric",
+    "Notification",
+    "Pipeline",
+    "PipelineDestination",
+    "PipelineMetadata",
+    "PipelineProgress",
+    "Preset",
+    "QueueBackfill",
+    "RunnerHeartbeat",
+    "RunnerLease",
+    "SchemaEvolution",
+    "Setting",
+    "Source",
+    "StreamOffset",
+    "SystemMetric",
+    "TableMetadata",
+    "TableSync",
+    "TableSyncTag",
+    "Tag",
+    "WalMetric",
+    "WalMonitor",
+    "WorkerHealth",
+]

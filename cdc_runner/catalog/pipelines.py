@@ -1,0 +1,174 @@
+"""The specification of a pipeline as the engine reads it, and the one function that changes its status."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import SecretStr
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, selectinload
+
+from cdc_runner.catalog.credentials import CredentialPlace, Keyring
+from cdc_runner.catalog.models import Destination, Pipeline, PipelineDestination, PipelineMetadata, Source
+from cdc_runner.catalog.settings import pipeline_settings
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.spec import DestinationSpec, PipelineSpec, PostgresAddress, SourceSpec, TableSync
+
+DesiredStatus = Literal["START", "PAUSE", "REFRESH"]
+
+SOURCE_PASSWORD_COLUMN = "password"
+
+
+def source_place(source_id: int) -> CredentialPlace:
+    """Return where a source's password is stored."""
+    return CredentialPlace("sources", SOURCE_PASSWORD_COLUMN, source_id)
+
+
+def destination_place(destination_id: int, secret: str) -> CredentialPlace:
+    """Return where a destination's secret is stored."""
+    return CredentialPlace("destinations", f"secrets.{secret}", destination_id)
+
+
+def source_address(source: Source, keyring: Keyring) -> PostgresAddress:
+    """Return how to reach a source.
+
+    Raises:
+        RosettaError: CREDENTIAL_UNREADABLE.
+    """
+    return PostgresAddress(
+        host=source.host,
+        port=source.port,
+        database=source.database_name,
+        username=source.username,
+        password=keyring.decrypt(source.password, source_place(source.id)),
+        sslmode=source.sslmode,
+        sslrootcert=source.sslrootcert,
+        sslcert=source.sslcert,
+        sslkey=source.sslkey,
+    )
+
+
+def destination_address(destination: Destination, keyring: Keyring) -> PostgresAddress:
+    """Return how to reach a PostgreSQL destination.
+
+    Raises:
+        RosettaError: CREDENTIAL_UNREADABLE, or CONFIG_INVALID for another type.
+    """
+    if destination.type != "postgres":
+        raise RosettaError(
+            ErrorKind.CONFIG_INVALID,
+            f"destination {destination.name} is of type {destination.type}, which this version cannot write to yet",
+        )
+    config = destination.config
+    stored = destination.secrets.get("password")
+    password = keyring.decrypt(stored, destination_place(destination.id, "password")) if stored else SecretStr("")
+    return PostgresAddress(
+        host=config["host"],
+        port=config["port"],
+        database=config["database"],
+        username=config["username"],
+        password=password,
+        sslmode=config.get("sslmode", "prefer"),
+        sslrootcert=config.get("sslrootcert"),
+        sslcert=config.get("sslcert"),
+        sslkey=config.get("sslkey"),
+    )
+
+
+def source_spec(source: Source, keyring: Keyring) -> SourceSpec:
+    """Return a source as the engine reads it."""
+    return SourceSpec(
+        id=source.id,
+        name=source.name,
+        address=source_address(source, keyring),
+        publication=source.publication_name,
+        slot=source.slot_name,
+        tables=tuple(source.table_patterns),
+        capture_engine=source.capture_engine,
+    )
+
+
+def destination_spec(row: PipelineDestination, keyring: Keyring) -> DestinationSpec:
+    """Return a destination of a pipeline as the engine reads it."""
+    destination = row.destination
+    declared = (sync for sync in row.table_syncs if sync.origin == "DECLARED")
+    return DestinationSpec(
+        id=row.id,
+        destination_id=destination.id,
+        name=destination.name,
+        type=destination.type,
+        address=destination_address(destination, keyring),
+        schema=destination.config.get("schema"),
+        syncs=tuple(TableSync(id=sync.id, table=sync.table_name, target=sync.table_name_target) for sync in declared),
+    )
+
+
+def load_pipeline(session: Session, pipeline_id: int, keyring: Keyring | None = None) -> PipelineSpec:
+    """Return the specification of a pipeline, credentials decrypted.
+
+    Raises:
+        RosettaError: NOT_FOUND; CREDENTIAL_*; CONFIG_INVALID for a pipeline without destinations, or with one of a type
+            that this version cannot write to.
+    """
+    options = selectinload(Pipeline.destinations)
+    statement = (
+        select(Pipeline)
+        .where(Pipeline.id == pipeline_id)
+        .options(
+            selectinload(Pipeline.source),
+            options.selectinload(PipelineDestination.destination),
+            options.selectinload(PipelineDestination.table_syncs),
+        )
+    )
+    pipeline = session.scalars(statement).one_or_none()
+    if pipeline is None:
+        raise RosettaError(ErrorKind.NOT_FOUND, f"no pipeline with id {pipeline_id}")
+    if not pipeline.destinations:
+        raise RosettaError(ErrorKind.CONFIG_INVALID, f"pipeline {pipeline.name} has no destination")
+    keys = keyring or Keyring.from_environment()
+    return PipelineSpec(
+        id=pipeline.id,
+        name=pipeline.name,
+        generation=pipeline.generation,
+        source=source_spec(pipeline.source, keys),
+        destinations=tuple(destination_spec(row, keys) for row in pipeline.destinations),
+        settings=pipeline_settings(session, pipeline.settings),
+    )
+
+
+def set_status(session: Session, pipeline_id: int, status: DesiredStatus) -> bool:
+    """Set what a pipeline is to do, in `pipelines` and `pipeline_metadata`, in the caller's transaction.
+
+    This is the one place that changes a status. Starting a pipeline that stands in ERROR raises its generation, so that
+    the supervisor tries again although the desired status is the same.
+
+    Returns:
+        Whether anything changed.
+
+    Raises:
+        RosettaError: NOT_FOUND, or CONFIG_INVALID for a word that is not a status.
+    """
+    if status not in ("START", "PAUSE", "REFRESH"):
+        raise RosettaError(ErrorKind.CONFIG_INVALID, f"status {str(status)[:40]!r} is not START, PAUSE or REFRESH")
+    pipeline = session.get(Pipeline, pipeline_id, with_for_update=True, populate_existing=True)
+    if pipeline is None:
+        raise RosettaError(ErrorKind.NOT_FOUND, f"no pipeline with id {pipeline_id}")
+    session.execute(insert(PipelineMetadata).values(pipeline_id=pipeline_id, status="PAUSED").on_conflict_do_nothing())
+    metadata = session.scalars(
+        select(PipelineMetadata).where(PipelineMetadata.pipeline_id == pipeline_id).with_for_update()
+    ).one()
+    retry = status != "PAUSE" and metadata.status == "ERROR"
+    if pipeline.status == status and not retry and status != "REFRESH":
+        return False
+    if pipeline.status == status and retry:
+        pipeline.generation += 1
+    pipeline.status = status
+    if status == "REFRESH":
+        pipeline.last_refresh_at = func.now()
+    if status == "PAUSE" or retry:
+        metadata.status = "PAUSED"
+    if retry:
+        metadata.last_error = None
+    session.flush()
+    return True

@@ -1,0 +1,284 @@
+"""Settings: type, unit, bounds, default and description of each; values are stored as text.
+
+A value comes from the pipeline's own settings, else from `rosetta_setting_configuration`, else it is the default.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zoneinfo
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from cdc_runner.catalog.models import Pipeline, Setting
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.spec import PipelineSettings
+
+Value = int | float | bool | str
+Kind = Literal["integer", "number", "boolean", "choice", "text", "timezone"]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDefinition:
+    """One setting.
+
+    Attributes:
+        key: its name.
+        kind: type of the value.
+        default: value when nothing is stored.
+        description: what it does, in one sentence.
+        unit: unit of a number; empty when it has none.
+        minimum: least number, inclusive.
+        maximum: greatest number, inclusive; for texts the greatest length.
+        choices: the possible values of a choice.
+        pipeline: whether a pipeline reads it, and may have its own value.
+        secret: never shown.
+    """
+
+    key: str
+    kind: Kind
+    default: Value
+    description: str
+    unit: str = ""
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    choices: tuple[str, ...] = ()
+    pipeline: bool = False
+    secret: bool = False
+
+    def parse(self, text: str) -> Value:
+        """Return the value of a text.
+
+        Raises:
+            RosettaError: CONFIG_INVALID, wrong type or out of bounds.
+        """
+        match self.kind:
+            case "integer":
+                return self._bounded(self._integer(text))
+            case "number":
+                return self._bounded(self._number(text))
+            case "boolean":
+                lowered = text.strip().lower()
+                if lowered not in ("true", "false", "on", "off", "yes", "no", "1", "0"):
+                    raise self._wrong("is not true or false")
+                return lowered in ("true", "on", "yes", "1")
+            case "choice":
+                if text not in self.choices:
+                    raise self._wrong(f"is not one of {', '.join(self.choices)}")
+                return text
+            case "timezone":
+                if text not in zoneinfo.available_timezones():
+                    raise self._wrong("is not a time zone name such as Asia/Jakarta")
+                return text
+            case "text":
+                if len(text) > self.maximum:
+                    raise self._wrong(f"is longer than {self.maximum:.0f} characters")
+                if "\x00" in text:
+                    raise self._wrong("holds a NUL character")
+                return text
+
+    def format(self, value: Value) -> str:
+        """Return the text under which a value is stored."""
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    def _integer(self, text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
+            raise self._wrong("is not a whole number")
+        return int(text)
+
+    def _number(self, text: str) -> float:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}(\.[0-9]{1,9})?", text.strip()):
+            raise self._wrong("is not a number")
+        return float(text)
+
+    def _bounded(self, value: int | float) -> int | float:
+        if not self.minimum <= value <= self.maximum:
+            unit = f" {self.unit}" if self.unit else ""
+            raise self._wrong(f"is not between {self.minimum:g} and {self.maximum:g}{unit}")
+        return value
+
+    def _wrong(self, reason: str) -> RosettaError:
+        return RosettaError(ErrorKind.CONFIG_INVALID, f"setting {self.key}: the value {reason}", {"setting": self.key})
+
+
+_P = PipelineSettings()
+_MIB = 1024 * 1024
+
+_DEFINITIONS = (
+    SettingDefinition("batch_max_rows", "integer", _P.batch_max_rows,
+                      "Most change events applied in one destination transaction; a larger source transaction stays "
+                      "whole.", "rows", 1, 10_000_000, pipeline=True),
+    SettingDefinition("batch_max_bytes", "integer", _P.batch_max_bytes,
+                      "Most raw bytes held in memory for one destination before capture waits.", "bytes",
+                      _MIB, 4096 * _MIB, pipeline=True),
+    SettingDefinition("spill_bytes", "integer", _P.spill_bytes,
+                      "Raw bytes of an open transaction above which it goes to disk.", "bytes",
+                      _MIB, 4096 * _MIB, pipeline=True),
+    SettingDefinition("load_workers", "integer", _P.load_workers,
+                      "Parallel copies of an initial load.", "", 1, 64, pipeline=True),
+    SettingDefinition("load_chunk_bytes", "integer", _P.load_chunk_bytes,
+                      "Bytes of a table that one chunk of a load covers.", "bytes", _MIB, 65_536 * _MIB, pipeline=True),
+    SettingDefinition("heartbeat_seconds", "number", _P.heartbeat_seconds,
+                      "Longest time between two heartbeats on an idle source.", "seconds", 0.5, 3600, pipeline=True),
+    SettingDefinition("schema_policy", "choice", _P.schema_policy,
+                      "What follows a schema change at the source.",
+                      choices=("evolve", "freeze", "pause"), pipeline=True),
+    SettingDefinition("jvm_heap_megabytes", "integer", _P.jvm_heap_megabytes,
+                      "Heap limit of the Debezium engine.", "MB", 64, 16_384, pipeline=True),
+    SettingDefinition("synchronous_commit", "choice", _P.synchronous_commit,
+                      "synchronous_commit of the sessions that write to a destination.",
+                      choices=("on", "off"), pipeline=True),
+    SettingDefinition("drop_columns", "boolean", _P.drop_columns,
+                      "Whether a column dropped at the source is dropped at the target too.", pipeline=True),
+    SettingDefinition("wal_warning_megabytes", "integer", 3000,
+                      "WAL kept for a slot above which a source is shown as WARNING.", "MB", 1, 10_000_000),
+    SettingDefinition("wal_error_megabytes", "integer", 6000,
+                      "WAL kept for a slot above which a source is shown as ERROR.", "MB", 1, 10_000_000),
+    SettingDefinition("wal_monitor_seconds", "integer", 60,
+                      "Time between two looks at the sources' WAL.", "seconds", 10, 3600),
+    SettingDefinition("retention_days", "integer", 14,
+                      "Age at which observations (WAL, machine, flow) are removed.", "days", 1, 3650),
+    SettingDefinition("notification_retention_days", "integer", 90,
+                      "Age at which resolved notifications are removed.", "days", 1, 3650),
+    SettingDefinition("timezone", "timezone", "Asia/Jakarta", "Time zone of displayed times and of day boundaries."),
+    SettingDefinition("runner_auto_start", "boolean", True,
+                      "Whether Dagster starts a runner when none lives; off while one is stopped on purpose."),
+    SettingDefinition("notification_iterations", "integer", 3,
+                      "Times that a condition must be seen before it is sent.", "", 1, 1000),
+    SettingDefinition("notification_webhook_enabled", "boolean", False, "Whether notifications go to the webhook."),
+    SettingDefinition("notification_webhook_url", "text", "", "Address that notifications are posted to.",
+                      maximum=2048, secret=True),
+    SettingDefinition("notification_telegram_enabled", "boolean", False, "Whether notifications go to Telegram."),
+    SettingDefinition("notification_telegram_chat", "text", "", "Telegram chat that notifications go to.", maximum=64),
+)  # fmt: skip
+
+REGISTRY: dict[str, SettingDefinition] = {definition.key: definition for definition in _DEFINITIONS}
+
+_ORDERED = (("wal_warning_megabytes", "wal_error_megabytes"),)
+"""Pairs of which the first must stay below the second."""
+
+
+def definition(key: str) -> SettingDefinition:
+    """Return the definition of a setting.
+
+    Raises:
+        RosettaError: NOT_FOUND, with the known names.
+    """
+    found = REGISTRY.get(key)
+    if found is None:
+        raise RosettaError(ErrorKind.NOT_FOUND, f"no setting {key[:80]!r}; known: {', '.join(REGISTRY)}")
+    return found
+
+
+def all_settings(session: Session) -> dict[str, Value]:
+    """Return every global setting; a stored value that no longer is valid gives the default."""
+    stored = {row.config_key: row.config_value for row in session.scalars(select(Setting))}
+    return {key: _value(known, stored.get(key)) for key, known in REGISTRY.items()}
+
+
+def get_setting(session: Session, key: str) -> Value:
+    """Return a global setting.
+
+    Raises:
+        RosettaError: NOT_FOUND.
+    """
+    known = definition(key)
+    return _value(known, session.scalar(select(Setting.config_value).where(Setting.config_key == key)))
+
+
+def set_setting(session: Session, key: str, text: str) -> Value:
+    """Store a global setting and return its value; pipelines that read it are started anew.
+
+    Raises:
+        RosettaError: NOT_FOUND or CONFIG_INVALID; nothing is stored.
+    """
+    known = definition(key)
+    value = known.parse(text)
+    if value == get_setting(session, key):
+        return value
+    check_order({**all_settings(session), key: value})
+    stored = known.format(value)
+    session.execute(
+        insert(Setting)
+        .values(config_key=key, config_value=stored)
+        .on_conflict_do_update(index_elements=[Setting.config_key], set_={"config_value": stored})
+    )
+    _raise_generations(session, known)
+    return value
+
+
+def reset_setting(session: Session, key: str) -> Value:
+    """Remove the stored value of a global setting and return the default."""
+    known = definition(key)
+    check_order({**all_settings(session), key: known.default})
+    if session.execute(delete(Setting).where(Setting.config_key == key).returning(Setting.id)).first():
+        _raise_generations(session, known)
+    return known.default
+
+
+def check_order(values: Mapping[str, Value]) -> None:
+    """Refuse values that contradict each other.
+
+    Raises:
+        RosettaError: CONFIG_INVALID, naming both settings.
+    """
+    for lower, upper in _ORDERED:
+        if float(values[lower]) >= float(values[upper]):
+            raise RosettaError(
+                ErrorKind.CONFIG_INVALID,
+                f"setting {lower} ({values[lower]}) must be below {upper} ({values[upper]})",
+                {"setting": lower},
+            )
+
+
+def parse_pipeline_settings(values: Mapping[str, str]) -> dict[str, str]:
+    """Return a pipeline's own settings in stored form.
+
+    Raises:
+        RosettaError: unknown setting, one that pipelines do not read, or a wrong value.
+    """
+    return {key: pipeline_definition(key).format(pipeline_definition(key).parse(text)) for key, text in values.items()}
+
+
+def pipeline_definition(key: str) -> SettingDefinition:
+    """Return the definition of a setting that a pipeline may have its own value of.
+
+    Raises:
+        RosettaError: NOT_FOUND, with the known names.
+    """
+    known = REGISTRY.get(key)
+    if known is None or not known.pipeline:
+        names = ", ".join(name for name, one in REGISTRY.items() if one.pipeline)
+        raise RosettaError(ErrorKind.NOT_FOUND, f"no setting {key[:80]!r} of a pipeline; known: {names}")
+    return known
+
+
+def pipeline_settings(session: Session, own: Mapping[str, str]) -> PipelineSettings:
+    """Return the settings of a pipeline: its own over the global ones."""
+    values = all_settings(session)
+    chosen = {
+        key: _value(known, own[key]) if key in own else values[key] for key, known in REGISTRY.items() if known.pipeline
+    }
+    return PipelineSettings(**chosen)  # type: ignore[arg-type]  # the registry has the same keys and types; tested
+
+
+def _value(known: SettingDefinition, text: str | None) -> Value:
+    if text is None:
+        return known.default
+    try:
+        return known.parse(text)
+    except RosettaError:
+        # Bounds may have been narrowed by a newer version; a stale value must not stop every pipeline.
+        return known.default
+
+
+def _raise_generations(session: Session, known: SettingDefinition) -> None:
+    if known.pipeline:
+        affected = update(Pipeline).where(~Pipeline.settings.has_key(known.key))
+        session.execute(affected.values(generation=Pipeline.generation + 1))

@@ -1,0 +1,123 @@
+"""A fresh, migrated config database for each test: a copy of one template."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL
+from sqlalchemy.orm import Session
+
+from cdc_runner.catalog.credentials import Keyring
+from cdc_runner.catalog.database import create_catalog_engine, session_scope
+from cdc_runner.catalog.migrations import apply_migrations
+from cdc_runner.catalog.models import Destination, Pipeline, PipelineDestination, Source
+from cdc_runner.catalog.pipelines import destination_place, source_place
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> URL:
+    """URL of a superuser on a server that may be written to."""
+    server = request.getfixturevalue("config_server")
+    return URL.create("postgresql+psycopg2", server.username, server.password, server.host, server.port, "postgres")
+
+
+def execute(url: URL, statement: sql.Composable | str) -> None:
+    connection = psycopg2.connect(
+        host=url.host, port=url.port, user=url.username, password=url.password, dbname="postgres"
+    )
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+    finally:
+        connection.close()
+
+
+def create_database(url: URL, template: str | None = None) -> URL:
+    name = f"catalog_{uuid.uuid4().hex[:12]}"
+    statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+    if template:
+        statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+    execute(url, statement)
+    return url.set(database=name)
+
+
+def drop_database(url: URL) -> None:
+    execute(url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(str(url.database))))
+
+
+@pytest.fixture(scope="session")
+def template_database(server_url: URL) -> Iterator[str]:
+    url = create_database(server_url)
+    engine = create_catalog_engine(url)
+    apply_migrations(engine)
+    engine.dispose()
+    yield str(url.database)
+    drop_database(url)
+
+
+@pytest.fixture
+def empty_url(server_url: URL) -> Iterator[URL]:
+    """A database without any table."""
+    url = create_database(server_url)
+    yield url
+    drop_database(url)
+
+
+@pytest.fixture
+def catalog_url(server_url: URL, template_database: str) -> Iterator[URL]:
+    """A database with the migrations applied."""
+    url = create_database(server_url, template_database)
+    yield url
+    drop_database(url)
+
+
+@pytest.fixture
+def engine(catalog_url: URL) -> Iterator[Engine]:
+    engine = create_catalog_engine(catalog_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    with session_scope(engine) as session:
+        yield session
+
+
+@pytest.fixture
+def keyring() -> Keyring:
+    return Keyring(bytes(range(32)))
+
+
+@pytest.fixture
+def pipeline_id(engine: Engine, keyring: Keyring) -> int:
+    """A pipeline of one source and one destination."""
+    with session_scope(engine) as session:
+        source = Source(
+            id=1001, name="shop", host="127.0.0.1", port=5434, database_name="shop", username="rosetta",
+            password=keyring.encrypt("source-secret", source_place(1001)), publication_name="rosetta_shop",
+            slot_name="rosetta_shop", table_patterns=["public.*"],
+        )  # fmt: skip
+        destination = Destination(
+            id=2001,
+            name="warehouse",
+            type="postgres",
+            config={
+                "host": "127.0.0.1",
+                "port": 5435,
+                "database": "warehouse",
+                "username": "rosetta",
+                "schema": "shop",
+            },
+            secrets={"password": keyring.encrypt("target-secret", destination_place(2001, "password"))},
+        )
+        pipeline = Pipeline(id=3001, name="shop_to_warehouse", source=source)
+        pipeline.destinations.append(PipelineDestination(id=4001, destination=destination))
+        session.add(pipeline)
+    return 3001

@@ -207,11 +207,12 @@ def _pipeline_health(worker: Worker, now: float) -> dict[str, Any]:
     }
 
 
-def run(health_port: int | None = None) -> int:
+def run(health_port: int | None = None, *, command_of: CommandOf | None = None) -> int:
     """Supervise until SIGTERM or SIGINT; return the exit code of the process: 0 after an orderly stop.
 
     Args:
         health_port: port of the health endpoint; None takes ROSETTA_HEALTH_PORT or 8001.
+        command_of: makes a pipeline's command line; None takes that of `cdc_runner.pipeline`.
 
     Raises:
         RosettaError: CONFIG_DATABASE_URL is missing or wrong. A config database that cannot be reached is waited for.
@@ -219,7 +220,7 @@ def run(health_port: int | None = None) -> int:
     environment = read_environment()
     engine = create_catalog_engine(application_name="rosetta runner")
     port = environment.health_port if health_port is None else health_port
-    supervisor = Supervisor(engine, environment.home.resolve(), health_port=port)
+    supervisor = Supervisor(engine, environment.home.resolve(), health_port=port, command_of=command_of)
     restore = _install_signals(supervisor)
     try:
         return supervisor.run()

@@ -1,0 +1,1 @@
+"""Asset checks that can be executed from the Dagster pages."""

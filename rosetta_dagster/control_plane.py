@@ -1,0 +1,59 @@
+"""Puts the control plane together: assets of a catalog, jobs, sensors."""
+
+from __future__ import annotations
+
+from dagster import Definitions, MetadataValue
+
+from cdc_runner.catalog.environment import read_environment
+from cdc_runner.errors import RosettaError
+from rosetta_dagster.assets.snapshot import CatalogSnapshot, current_snapshot, snapshot_of_rows
+from rosetta_dagster.assets.specs import asset_specs
+from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
+from rosetta_dagster.jobs.runner import start_runner, stop_runner
+from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows
+from rosetta_dagster.sensors.pipeline_refresh_check import build_pipeline_refresh_check
+from rosetta_dagster.sensors.replication_monitor import replication_monitor
+from rosetta_dagster.sensors.runner_alive import runner_alive
+from rosetta_dagster.sensors.table_list_refresh import table_list_refresh
+
+_SNAPSHOT_FILE = "dagster_catalog.json"
+
+
+def fetch_catalog() -> CatalogSnapshot:
+    """Return the catalog, or its last good copy while the config database is away."""
+    try:
+        home = read_environment().home
+    except RosettaError as error:
+        return CatalogSnapshot(problem=str(error))
+    return current_snapshot(_read, home / _SNAPSHOT_FILE)
+
+
+def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
+    """Return everything that the Dagster pages show of a catalog."""
+    return Definitions(
+        assets=asset_specs(snapshot),
+        jobs=[start_runner, stop_runner, *PIPELINE_JOBS],
+        sensors=[
+            runner_alive,
+            replication_monitor,
+            table_list_refresh,
+            build_pipeline_refresh_check(snapshot.fingerprint),
+        ],
+        metadata=_location_metadata(snapshot),
+    )
+
+
+def _read() -> CatalogSnapshot:
+    with catalog_session() as session:
+        rows = read_catalog_rows(session)
+    return snapshot_of_rows(rows.pipelines, rows.tables, rows.fingerprint)
+
+
+def _location_metadata(snapshot: CatalogSnapshot) -> dict[str, MetadataValue | str]:
+    metadata: dict[str, MetadataValue | str] = {"pipelines": MetadataValue.int(len(snapshot.pipelines))}
+    metadata["catalog"] = (
+        MetadataValue.timestamp(snapshot.taken_at) if snapshot.taken_at else "never read: there are no assets yet"
+    )
+    if snapshot.problem:
+        metadata["PROBLEM"] = f"the pages show an older catalog: {snapshot.problem}"
+    return metadata

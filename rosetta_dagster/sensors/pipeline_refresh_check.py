@@ -1,0 +1,64 @@
+"""Sensor that makes new, changed and removed pipelines appear in the Dagster pages without a restart."""
+
+from __future__ import annotations
+
+import time
+
+from dagster import (
+    DefaultSensorStatus,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+
+from cdc_runner.errors import RosettaError
+from rosetta_dagster.jobs.partitions import PIPELINES, partition_requests
+from rosetta_dagster.resources.catalog import catalog_session, read_catalog_fingerprint, read_pipeline_names, record_job
+from rosetta_dagster.resources.webserver import URL_VARIABLE, reload_definitions, webserver_url
+from rosetta_dagster.sensors.cadence import interval_for
+from rosetta_dagster.sensors.reload_policy import ReloadState, is_reload_due, seen
+
+
+def build_pipeline_refresh_check(loaded_fingerprint: str) -> SensorDefinition:
+    """Return the sensor for definitions that were made from the catalog of this fingerprint."""
+
+    @sensor(
+        minimum_interval_seconds=interval_for(10),
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Loads the definitions again when the catalog has changed and is quiet, and keeps the pickers of "
+        "the launchpad in step with the pipelines.",
+    )
+    def pipeline_refresh_check(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+        try:
+            with catalog_session() as session:
+                current, names = read_catalog_fingerprint(session), read_pipeline_names(session)
+                record_job(session, "pipeline_refresh_check")
+        except RosettaError as error:
+            return SkipReason(str(error))
+        status, state = _reload_if_due(loaded_fingerprint, current, ReloadState.from_cursor(context.cursor))
+        requests = partition_requests(names, context.instance.get_dynamic_partitions(PIPELINES.name or ""))
+        return SensorResult(
+            skip_reason=f"{len(names)} pipelines; {status}",
+            cursor=state.to_cursor(),
+            dynamic_partitions_requests=requests,
+        )
+
+    return pipeline_refresh_check
+
+
+def _reload_if_due(loaded: str, current: str, state: ReloadState) -> tuple[str, ReloadState]:
+    now = time.time()
+    if current == loaded:
+        return "the pages show the present catalog", seen(state, current)
+    url = webserver_url()
+    if url is None:
+        return f"the catalog has changed: reload the code location ({URL_VARIABLE} is not set)", seen(state, current)
+    if not is_reload_due(loaded, current, state, now):
+        return "the catalog has changed; reload when it is quiet", seen(state, current)
+    try:
+        reload_definitions(url)
+    except RosettaError as error:
+        return str(error), ReloadState(current, now)
+    return "the catalog has changed; definitions loaded again", ReloadState(current, now)

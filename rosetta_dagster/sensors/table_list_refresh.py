@@ -1,0 +1,28 @@
+"""Sensor that keeps lists of names in step with the catalog."""
+
+from __future__ import annotations
+
+from dagster import DefaultSensorStatus, SensorEvaluationContext, SensorResult, SkipReason, sensor
+
+from cdc_runner.errors import RosettaError
+from rosetta_dagster.jobs.partitions import PIPELINES, partition_requests
+from rosetta_dagster.resources.catalog import catalog_session, read_health, record_job
+from rosetta_dagster.sensors.cadence import interval_for
+
+
+@sensor(
+    minimum_interval_seconds=interval_for(300),
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Each 5 minutes: the names in the launchpad's pickers, and a count of the tables of every pipeline.",
+)
+def table_list_refresh(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+    try:
+        with catalog_session() as session:
+            health = read_health(session)
+            record_job(session, "table_list_refresh")
+    except RosettaError as error:
+        return SkipReason(str(error))
+    names = [one.pipeline for one in health]
+    requests = partition_requests(names, context.instance.get_dynamic_partitions(PIPELINES.name or ""))
+    counts = ", ".join(f"{one.pipeline}: {len(one.tables)} tables" for one in health)
+    return SensorResult(skip_reason=counts or "no pipelines", dynamic_partitions_requests=requests)

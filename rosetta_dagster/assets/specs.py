@@ -76,12 +76,12 @@ def pipeline_spec(pipeline: PipelineRow) -> AssetSpec:
         ],
         group_name=group_of("pipeline", pipeline.name),
         description=(
-            f"Health of pipeline **{pipeline.name}**: copies {len(pipeline.tables)} tables of source "
-            f"**{pipeline.source}** to {', '.join(f'**{name}**' for name in destinations) or 'no destination yet'}.\n\n"
-            "An observation each minute carries state, rows and lag; a materialization says up to which commit at the "
-            "source every destination holds all changes."
+            f"Health of a pipeline: {len(pipeline.tables)} tables of source {pipeline.source} "
+            f"to {', '.join(destinations) or 'no destination yet'}.\n\n"
+            "Each minute an event carries state, rows and lag. A materialization says up to which commit at the source "
+            "every destination holds all changes; an observation that one of them is behind."
         ),
-        kinds={"postgres", "cdc", pipeline.capture_engine},
+        kinds={"postgres", pipeline.capture_engine},
         tags={"rosetta/pipeline": pipeline.name, "rosetta/role": "pipeline"},
         metadata={"source": pipeline.source, "tables": len(pipeline.tables), "capture engine": pipeline.capture_engine},
         freshness_policy=FreshnessPolicy.time_window(fail_window=_FRESHNESS_FAIL, warn_window=_FRESHNESS_WARN),
@@ -90,10 +90,7 @@ def pipeline_spec(pipeline: PipelineRow) -> AssetSpec:
 
 def table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:
     """Return the asset of a replicated table."""
-    notes = [
-        f"`{table.source_schema}.{table.source_table}` of source **{pipeline.source}**, "
-        f"kept in step in **{table.destination}** by pipeline **{pipeline.name}**."
-    ]
+    notes = [f"Copy of {table.source_schema}.{table.source_table} of source {pipeline.source}, in {table.destination}."]
     if table.filtered:
         notes.append("Only rows that pass the filter of the table sync are copied.")
     if table.custom_sql:
@@ -121,7 +118,7 @@ def source_table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:
     return AssetSpec(
         key=source_table_key(pipeline.source, table.source_schema, table.source_table),
         group_name=group_of("source", pipeline.source),
-        description=f"Table of source **{pipeline.source}**, read through its replication slot.",
+        description=f"Table of source {pipeline.source}, read through its replication slot.",
         kinds={"postgres", "source"},
         tags={"rosetta/source": pipeline.source, "rosetta/role": "source_table"},
         metadata=_table_metadata(pipeline.source_database, table.source_schema, table.source_table, table),

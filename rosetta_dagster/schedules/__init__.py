@@ -1,0 +1,1 @@
+"""Schedules: daily and hourly work that is worth the record of a run."""

@@ -1,43 +1,35 @@
 """Which columns Debezium carries exactly, and how its JSON values become PostgreSQL's own text.
 
-With the converter of `text_converter` every value leaves Debezium as the text that `column::text` gives under TimeZone
-UTC, DateStyle ISO, IntervalStyle postgres, bytea_output hex and lc_monetary C, so a conversion in SQL is the identity.
+With the changes of `text_converter` every value leaves Debezium as the text that the type's output function wrote at
+the source (as COPY does: `t` for true, char(n) padded), under TimeZone UTC, DateStyle ISO, IntervalStyle postgres,
+extra_float_digits 3, bytea_output hex and lc_monetary C. So the conversion in SQL is the identity, and
 `CAST(text AS type)` at a target under the same settings gives the identical value.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 
 from cdc_runner.capture.debezium import text_converter
 from cdc_runner.schema import Column, TableSchema, quote_literal
 
-CONVERTER_NAME = "rosetta"
+_CONVERTER = "rosetta"
 
-SESSION_OPTIONS = "-c IntervalStyle=postgres -c bytea_output=hex -c lc_monetary=C"
+SESSION_OPTIONS = "-c extra_float_digits=3 -c IntervalStyle=postgres -c bytea_output=hex -c lc_monetary=C"
 """Server settings that shape the text of values and that a role or a database may have changed.
 
-The JDBC driver sets DateStyle, extra_float_digits and TimeZone itself.
+The JDBC driver asks for DateStyle and TimeZone itself; it does not for extra_float_digits on a replication connection.
 """
 
-_ALTERED = {
-    "timetz": "Debezium moves timetz to UTC and forgets its offset",
-}
-"""Base types whose text is lost before any converter sees it, with the reason."""
+_UNREADABLE = re.compile(r"pg_node_tree|pg_ndistinct|pg_dependencies|pg_mcv_list|pg_brin_\w+|gtsvector")
+"""Types of pg_catalog whose input function refuses every text."""
 
-_RESOLVED_BY_NAME = frozenset(
-    "boolean bool hstore integer int int4 smallint int2 smallserial serial serial2 serial4 bigint bigserial int8 oid "
-    "real float4 numeric decimal date timestamp timestamptz time timetz float8 bytea box circle interval line lseg "
-    "money path point polygon".split()
+_NEVER_TOASTED = re.compile(
+    r"bool|int[248]|oid|float[48]|date|time(tz)?|timestamp(tz)?|interval|money|uuid|char|name|macaddr8?|pg_lsn|xid8?|cid"
+    r"|tid|point|lseg|box|line|circle|reg\w+"
 )
-"""Names by which Debezium chooses a parser, whatever schema a type of that name is in."""
-
-_NEVER_TOASTED = frozenset(
-    "bool int2 int4 int8 oid float4 float8 date time timetz timestamp timestamptz interval money uuid char name "
-    "macaddr macaddr8 pg_lsn xid xid8 cid tid point lseg box line circle regclass regcollation regconfig regdictionary "
-    "regnamespace regoper regoperator regproc regprocedure regrole regtype".split()
-)
-"""Types of pg_catalog with a fixed length: they are always in the row itself."""
+"""Types of pg_catalog with a fixed length: their values are always in the row itself."""
 
 
 def new_marker() -> str:
@@ -46,22 +38,21 @@ def new_marker() -> str:
 
 
 def properties(marker: str) -> dict[str, str]:
-    """Return the engine properties that the conversion relies on.
+    """Return the engine properties that the conversion relies on; `text_converter.install` must have run.
 
     Args:
-        marker: what Debezium puts in place of an unchanged large value; use `new_marker()` once per process.
+        marker: what stands for an unchanged large value; use `new_marker()` once a process.
     """
     return {
-        "converters": CONVERTER_NAME,
-        f"{CONVERTER_NAME}.type": text_converter.CLASS_NAME,
-        f"{CONVERTER_NAME}.unchanged": marker,
+        "converters": _CONVERTER,
+        f"{_CONVERTER}.type": text_converter.CLASS_NAME,
+        f"{_CONVERTER}.unchanged": marker,
         "driver.options": SESSION_OPTIONS,
         "include.unknown.datatypes": "true",
         "event.converting.failure.handling.mode": "fail",
-        "unavailable.value.placeholder": marker,
         "key.converter.schemas.enable": "false",
         "value.converter.schemas.enable": "false",
-        # Else a NULL in a column with a default arrives as the default.
+        # Else a NULL in a column that has a default would arrive as the default.
         "key.converter.replace.null.with.default": "false",
         "value.converter.replace.null.with.default": "false",
     }
@@ -73,20 +64,14 @@ def setup_statements() -> list[str]:
 
 
 def unsupported(column: Column) -> str | None:
-    """Return why Debezium cannot carry a column exactly, None when it can."""
-    base = column.element if column.type_kind == "d" and column.element else column.type_name
-    if reason := _ALTERED.get(base):
-        return reason
-    foreign = column.type_schema != "pg_catalog" and column.type_kind in {"b", "c", "r", "m"}
-    if foreign and column.type_category != "A" and base in _RESOLVED_BY_NAME - {"hstore"}:
-        return f"Debezium takes {column.type_schema}.{base} for the built-in type of that name"
-    if column.type_kind == "p":
-        return f"{base} is a pseudo-type"
+    """Return why a column cannot be carried exactly, None when it can."""
+    if column.type_schema == "pg_catalog" and _UNREADABLE.fullmatch(column.type_name.removeprefix("_")):
+        return f"PostgreSQL reads no text as {column.type_name}"
     return None
 
 
 def unsupported_columns(schema: TableSchema) -> dict[str, str]:
-    """Return the columns of a table that Debezium cannot carry exactly, with the reason for each."""
+    """Return the columns of a table that cannot be carried exactly, with the reason for each."""
     reasons = {column.name: unsupported(column) for column in schema.columns}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -99,7 +84,7 @@ def expression(column: Column, value: str) -> str:
         value: SQL expression of type VARCHAR: the JSON string unquoted, NULL for a JSON null.
 
     Raises:
-        ValueError: Debezium cannot carry the column exactly.
+        ValueError: the column cannot be carried exactly.
     """
     if reason := unsupported(column):
         raise ValueError(f"column {column.name}: {reason}")
@@ -116,11 +101,7 @@ def unchanged_test(column: Column, value: str, marker: str) -> str | None:
         value: SQL expression of type VARCHAR, as for `expression`.
         marker: as given to `properties`.
     """
-    base = column.element if column.type_kind == "d" and column.element else column.type_name
-    if column.type_kind == "e" or (base in _NEVER_TOASTED and (column.type_kind == "d" or _built_in(column))):
+    fixed = column.type_schema == "pg_catalog" and _NEVER_TOASTED.fullmatch(column.type_name)
+    if fixed or column.type_kind == "e":
         return None
     return f"({value} IS NOT DISTINCT FROM {quote_literal(marker)})"
-
-
-def _built_in(column: Column) -> bool:
-    return column.type_schema == "pg_catalog"

@@ -91,6 +91,16 @@ class TableSchema:
         """Names in source order."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def stream_columns(self) -> tuple[Column, ...]:
+        """The columns whose values the change stream carries: all but generated ones."""
+        return tuple(column for column in self.columns if not column.generated)
+
+    @property
+    def stream_names(self) -> tuple[str, ...]:
+        """Names of `stream_columns`."""
+        return tuple(column.name for column in self.columns if not column.generated)
+
     def column(self, name: str) -> Column:
         """Return a column by name.
 

@@ -9,7 +9,8 @@ The rows of one table are an Arrow table with these columns, in stream order:
                  'm' the row's key changed and some values stayed as they are (see below), 't' the table was emptied;
                  for a table without a key 'i' and 'd' of whole rows
     x    string  NULL, or one character a column, '1' where the value did not change and is not in the WAL (TOAST)
-    c0 … string  the values in PostgreSQL's text form; of a 'd' only the key's (all, for a table without a key)
+    c0 … string  the values of `TableSchema.stream_columns` in PostgreSQL's text form; of a 'd' only the key's (all, for
+                 a table without a key)
     k0 … string  only of an 'm': the old key
 
 A segment is a part of a batch that fits in memory; the segments of a batch, applied in order in one destination

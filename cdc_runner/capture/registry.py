@@ -48,7 +48,7 @@ class SchemaRegistry:
             return before
         catalog = self._read(table)
         if columns is None:
-            described = [] if catalog is None else [StreamColumn(c.name, None) for c in catalog.columns]
+            described = [] if catalog is None else [StreamColumn(c.name, None) for c in catalog.stream_columns]
         else:
             described = list(columns)
         schema = merge(table, described, before.schema if before else None, catalog)
@@ -71,6 +71,11 @@ def merge(
     for place, column in enumerate(described):
         columns.append(_column(column, place, before, catalog, len(described)))
     names = {column.name for column in columns}
+    # Generated columns are not in the stream; they stay part of the table.
+    known = catalog or before
+    columns += [column for column in (known.columns if known else ()) if column.generated and column.name not in names]
+    if all(column.number for column in columns):
+        columns.sort(key=lambda column: column.number)
     for schema in (catalog, before):
         if schema is not None and set(schema.key) <= names and set(schema.primary_key) <= names:
             return replace(schema, table=table, columns=tuple(columns))
@@ -93,8 +98,8 @@ def _column(
             if column.name == described.name and _same_type(described, column):
                 return column
     for schema in (catalog, before):
-        if schema is not None and len(schema.columns) == width:
-            column = schema.columns[place]
+        if schema is not None and len(schema.stream_columns) == width:
+            column = schema.stream_columns[place]
             if _same_type(described, column):
                 return replace(column, name=described.name)
     for schema in (catalog, before):

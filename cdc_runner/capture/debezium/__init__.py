@@ -1,1 +1,1 @@
-"""Change capture through the Debezium engine, in this process."""
+"""The Debezium capture engine, run inside the pipeline process through JPype."""

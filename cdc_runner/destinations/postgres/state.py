@@ -1,0 +1,184 @@
+"""What Rosetta keeps inside a PostgreSQL destination: positions, epochs and table states in the schema `_rosetta`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import psycopg2.extensions
+
+from cdc_runner.destinations.base import TableState
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.position import Position
+from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
+from cdc_runner.spec import ResolvedSync
+
+_CREATE = """
+CREATE SCHEMA IF NOT EXISTS _rosetta;
+CREATE TABLE IF NOT EXISTS _rosetta.stream_position (
+    pipeline text PRIMARY KEY,
+    epoch bigint NOT NULL,
+    end_lsn bigint,
+    commit_at timestamptz,
+    updated_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+CREATE TABLE IF NOT EXISTS _rosetta.table_state (
+    pipeline text NOT NULL,
+    target_schema text NOT NULL,
+    target_table text NOT NULL,
+    source_schema text NOT NULL,
+    source_table text NOT NULL,
+    ready boolean NOT NULL,
+    snapshot_lsn bigint NOT NULL,
+    source_definition jsonb NOT NULL,
+    PRIMARY KEY (pipeline, target_schema, target_table)
+);
+CREATE TABLE IF NOT EXISTS _rosetta.loaded_chunk (
+    pipeline text NOT NULL,
+    target_schema text NOT NULL,
+    target_table text NOT NULL,
+    chunk integer NOT NULL,
+    row_count bigint NOT NULL,
+    PRIMARY KEY (pipeline, target_schema, target_table, chunk)
+);
+COMMENT ON SCHEMA _rosetta IS 'Positions of Rosetta pipelines; removed with the pipeline';
+"""
+
+
+def create(connection: psycopg2.extensions.connection) -> None:
+    """Create the tables unless they are there. Commits."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('_rosetta.loaded_chunk') IS NOT NULL")
+        row = cursor.fetchone()
+        if row is not None and row[0]:
+            return
+        # IF NOT EXISTS is no protection against two pipelines that create at once.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('rosetta state'))")
+        cursor.execute(_CREATE)
+
+
+def take_epoch(connection: psycopg2.extensions.connection, pipeline: str) -> int:
+    """Raise the pipeline's epoch and return it: writers with a lower one are fenced from now on. Commits."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO _rosetta.stream_position AS p (pipeline, epoch) VALUES (%s, 1) "
+            "ON CONFLICT (pipeline) DO UPDATE SET epoch = p.epoch + 1, updated_at = now() RETURNING epoch",
+            (pipeline,),
+        )
+        row = cursor.fetchone()
+    assert row is not None, "RETURNING gives a row"
+    return int(row[0])
+
+
+def lock_position(cursor: psycopg2.extensions.cursor, pipeline: str, epoch: int) -> Position | None:
+    """Lock the pipeline's position for this transaction and return it.
+
+    Raises:
+        RosettaError: FENCED when another writer has taken a newer epoch.
+    """
+    cursor.execute("SELECT epoch, end_lsn FROM _rosetta.stream_position WHERE pipeline = %s FOR UPDATE", (pipeline,))
+    row = cursor.fetchone()
+    if row is None or row[0] != epoch:
+        raise RosettaError(ErrorKind.FENCED, f"pipeline {pipeline}: another runner writes to this destination now")
+    return None if row[1] is None else Position(row[1])
+
+
+def store_position(cursor: psycopg2.extensions.cursor, pipeline: str, position: Position, commit_time: float) -> None:
+    """Store the position in the current transaction."""
+    cursor.execute(
+        "UPDATE _rosetta.stream_position SET end_lsn = %s, commit_at = to_timestamp(%s), updated_at = now() "
+        "WHERE pipeline = %s",
+        (position.lsn, commit_time or None, pipeline),
+    )
+
+
+def read_tables(cursor: psycopg2.extensions.cursor, pipeline: str) -> list[TableState]:
+    """Return the states of a pipeline's target tables."""
+    cursor.execute(
+        "SELECT source_schema, source_table, target_schema, target_table, ready, snapshot_lsn, source_definition::text "
+        "FROM _rosetta.table_state WHERE pipeline = %s ORDER BY 3, 4",
+        (pipeline,),
+    )
+    return [
+        TableState(
+            sync=ResolvedSync(None, TableId(row[0], row[1]), TableId(row[2], row[3])),
+            ready=row[4],
+            snapshot=Position(row[5]),
+            schema=schema_from_json(row[6]),
+        )
+        for row in cursor.fetchall()
+    ]
+
+
+def write_table(cursor: psycopg2.extensions.cursor, pipeline: str, state: TableState) -> None:
+    """Store the state of a target table in the current transaction."""
+    sync = state.sync
+    cursor.execute(
+        """INSERT INTO _rosetta.table_state (pipeline, target_schema, target_table, source_schema, source_table, ready,
+                                             snapshot_lsn, source_definition)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+           ON CONFLICT (pipeline, target_schema, target_table) DO UPDATE SET
+               source_schema = EXCLUDED.source_schema, source_table = EXCLUDED.source_table, ready = EXCLUDED.ready,
+               snapshot_lsn = EXCLUDED.snapshot_lsn, source_definition = EXCLUDED.source_definition""",
+        (
+            pipeline,
+            sync.target.schema,
+            sync.target.name,
+            sync.source.schema,
+            sync.source.name,
+            state.ready,
+            state.snapshot.lsn,
+            schema_to_json(state.schema),
+        ),
+    )
+
+
+def loaded_chunks(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId) -> set[int]:
+    """Return the numbers of the chunks that are in a target table."""
+    cursor.execute(
+        "SELECT chunk FROM _rosetta.loaded_chunk WHERE pipeline = %s AND target_schema = %s AND target_table = %s",
+        (pipeline, target.schema, target.name),
+    )
+    return {row[0] for row in cursor.fetchall()}
+
+
+def write_chunk(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId, chunk: int, rows: int) -> None:
+    """Record, in the transaction that loads it, that a chunk is in a target table."""
+    cursor.execute("INSERT INTO _rosetta.loaded_chunk VALUES (%s, %s, %s, %s, %s)",
+                   (pipeline, target.schema, target.name, chunk, rows))  # fmt: skip
+
+
+def forget_chunks(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId) -> None:
+    """Forget the chunks of a target table."""
+    cursor.execute(
+        "DELETE FROM _rosetta.loaded_chunk WHERE pipeline = %s AND target_schema = %s AND target_table = %s",
+        (pipeline, target.schema, target.name),
+    )
+
+
+def forget_pipeline(connection: psycopg2.extensions.connection, pipeline: str) -> None:
+    """Remove everything kept for a pipeline. Commits."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('_rosetta.stream_position') IS NOT NULL")
+        row = cursor.fetchone()
+        if row is not None and row[0]:
+            for table in ("loaded_chunk", "table_state", "stream_position"):
+                cursor.execute(f"DELETE FROM _rosetta.{table} WHERE pipeline = %s", (pipeline,))
+
+
+def schema_to_json(schema: TableSchema) -> str:
+    """Return a table schema as JSON."""
+    return json.dumps(dataclasses.asdict(schema))
+
+
+def schema_from_json(text: str) -> TableSchema:
+    """Return the table schema of its JSON."""
+    value = json.loads(text)
+    return TableSchema(
+        table=TableId(**value["table"]),
+        columns=tuple(Column(**column) for column in value["columns"]),
+        key=tuple(value["key"]),
+        primary_key=tuple(value["primary_key"]),
+        replica_identity=ReplicaIdentity(value["replica_identity"]),
+        partitioned=value["partitioned"],
+    )

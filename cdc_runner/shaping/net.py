@@ -1,0 +1,147 @@
+"""The net change of a segment: one row a key, whatever happened to it in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import duckdb
+import pyarrow as pa
+
+from cdc_runner.capture.base import TableChanges, TableVersion
+
+
+class NetKind(StrEnum):
+    """What a net change asks of the target, and so which columns its rows have."""
+
+    MERGE = "merge"
+    """`d` boolean (delete), `x` string (as in `capture.base`), `c0 …`: one row a key."""
+    MULTISET = "multiset"
+    """`n` int64, `c0 …`: a table without a key gains (n > 0) or loses (n < 0) n rows that look like this."""
+    MOVE = "move"
+    """`x`, `c0 …`, `k0 …`: the row with key k gets key and values c, but keeps its values where x says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetChange:
+    """What a table must become: first emptied if `truncate`, then changed by `rows`.
+
+    Attributes:
+        kind: the layout of `rows`.
+        version: the table's schema.
+        truncate: whether everything that the table held is gone.
+        rows: Arrow table; may be empty.
+        partial: whether some rows leave a value as it is (`x`).
+        deletes: whether some rows take something away.
+        events: how many source events it stands for.
+    """
+
+    kind: NetKind
+    version: TableVersion
+    truncate: bool
+    rows: pa.Table
+    partial: bool
+    deletes: bool
+    events: int
+
+
+class NetShaper:
+    """Computes net changes in DuckDB. Owns a connection of one thread; not to be shared between threads."""
+
+    def __init__(self) -> None:
+        self._connection = duckdb.connect(config={"threads": "1", "autoinstall_known_extensions": "false"})
+
+    def shape(self, changes: TableChanges) -> Iterator[NetChange]:
+        """Yield the net changes of one table in one segment, to be applied in order; mostly there is one."""
+        connection = self._connection
+        connection.register("changes", changes.rows)
+        try:
+            row = connection.execute(
+                "SELECT count(*), count(x), max(ord) FILTER (op = 't'), "
+                "list(ord ORDER BY ord) FILTER (op = 'm'), count(*) FILTER (op = 'd') FROM changes"
+            ).fetchone()
+            assert row is not None, "an aggregate returns a row"
+            events, marked, truncated, moves, deletes = row
+            low = -1 if truncated is None else truncated
+            cuts = [move for move in moves or [] if move > low]
+            yield self._net(
+                changes.version, (low, cuts[0] if cuts else None), truncated is not None, marked > 0, deletes > 0, events
+            )
+            for place, cut in enumerate(cuts):
+                yield self._move(changes.version, cut)
+                after = (cut, cuts[place + 1] if place + 1 < len(cuts) else None)
+                yield self._net(changes.version, after, False, marked > 0, deletes > 0, 0)
+        finally:
+            connection.unregister("changes")
+
+    def _net(
+        self,
+        version: TableVersion,
+        between: tuple[int, int | None],
+        truncate: bool,
+        marked: bool,
+        deletes: bool,
+        events: int,
+    ) -> NetChange:
+        low, high = between
+        where = f"ord > {low}" + ("" if high is None else f" AND ord < {high}")
+        width = len(version.schema.stream_columns)
+        if not version.schema.key:
+            statement, kind = _multiset(width, where), NetKind.MULTISET
+        else:
+            keys = [version.schema.stream_names.index(name) for name in version.schema.key]
+            statement, kind = (_filled if marked else _last)(width, keys, where), NetKind.MERGE
+        rows = self._connection.execute(statement).to_arrow_table()
+        partial = marked and kind is NetKind.MERGE and rows.column("x").null_count < rows.num_rows
+        return NetChange(kind, version, truncate, rows, partial, deletes, events)
+
+    def _move(self, version: TableVersion, ord_: int) -> NetChange:
+        columns = [f"c{number}" for number in range(len(version.schema.stream_columns))]
+        keys = [f"k{place}" for place in range(len(version.schema.key))]
+        statement = f"SELECT x, {', '.join(columns + keys)} FROM changes WHERE ord = {ord_}"
+        rows = self._connection.execute(statement).to_arrow_table()
+        return NetChange(NetKind.MOVE, version, False, rows, True, False, 0)
+
+    def close(self) -> None:
+        """Free the connection's memory."""
+        self._connection.close()
+
+
+def _last(width: int, keys: list[int], where: str) -> str:
+    """Statement for events that carry every value: the last one of each key counts."""
+    columns = ", ".join(f"c{number}" for number in range(width))
+    key = ", ".join(f"c{number}" for number in keys)
+    return (
+        f"SELECT op = 'd' AS d, x, {columns} FROM changes WHERE {where} "
+        f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY ord DESC) = 1"
+    )
+
+
+def _filled(width: int, keys: list[int], where: str) -> str:
+    """Statement for events that may leave values out: each value is the last one known since the row came to be."""
+    key = ", ".join(f"c{number}" for number in keys)
+    others = [number for number in range(width) if number not in keys]
+    # Values are wrapped in lists since arg_max passes over NULL.
+    known = ", ".join(
+        f"arg_max([c{number}], ord) FILTER (op = 'u' AND (del IS NULL OR ord > del) "
+        f"AND (x IS NULL OR substring(x, {number + 1}, 1) = '0')) AS v{number}"
+        for number in others
+    )
+    values = ", ".join(f"c{number}" if number in keys else f"v{number}[1] AS c{number}" for number in range(width))
+    unknown = " OR ".join(f"v{number} IS NULL" for number in others) or "false"
+    marks = ", ".join(
+        "'0'" if number in keys else f"CASE WHEN v{number} IS NULL THEN '1' ELSE '0' END" for number in range(width)
+    )
+    return f"""
+WITH e AS (SELECT *, max(ord) FILTER (op = 'd') OVER (PARTITION BY {key}) AS del FROM changes WHERE {where}),
+g AS (SELECT {key}, arg_max(op, ord) AS op{", " + known if known else ""} FROM e GROUP BY {key})
+SELECT op = 'd' AS d, CASE WHEN op = 'u' AND ({unknown}) THEN concat({marks}) END AS x, {values} FROM g"""
+
+
+def _multiset(width: int, where: str) -> str:
+    columns = ", ".join(f"c{number}" for number in range(width))
+    return (
+        f"SELECT CAST(sum(CASE op WHEN 'i' THEN 1 ELSE -1 END) AS BIGINT) AS n, {columns} FROM changes "
+        f"WHERE {where} GROUP BY {columns} HAVING sum(CASE op WHEN 'i' THEN 1 ELSE -1 END) <> 0"
+    )

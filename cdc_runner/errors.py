@@ -60,6 +60,7 @@ class ErrorKind(StrEnum):
     LEASE_HELD = "lease_held"
     SPILL_FAILED = "spill_failed"
     EMBEDDED_SERVER = "embedded_server"
+    RUNNER_FAILED = "runner_failed"
     INTERNAL = "internal"
 
 
@@ -141,6 +142,9 @@ POLICIES: dict[ErrorKind, Policy] = {
     ErrorKind.SPILL_FAILED: Policy(Reaction.RETRY, "Free disk space under ROSETTA_HOME of the runner."),
     ErrorKind.EMBEDDED_SERVER: Policy(
         Reaction.REFUSE, "Correct what is named, or point the settings at servers of your own; nothing was lost."
+    ),
+    ErrorKind.RUNNER_FAILED: Policy(
+        Reaction.RETRY, "Read logs/runner.log in ROSETTA_HOME of the runner's host; Dagster tries again by itself."
     ),
     ErrorKind.INTERNAL: Policy(Reaction.RETRY, "This is a defect of Rosetta: report it with the log of the pipeline."),
 }

@@ -72,7 +72,8 @@ def start_runner_op(context: OpExecutionContext, config: StartRunnerConfig) -> N
             "result": f"runner {runner.runner_id} is {runner.state}" + ("" if started.is_new else "; it lived already"),
             "host": runner.host,
             "process id": runner.pid,
-            "health": MetadataValue.url(f"http://{runner.host}:{runner.health_port}/health"),
+            # It listens on the loopback address of its host only.
+            "health": MetadataValue.url(f"http://127.0.0.1:{runner.health_port}/health"),
             "log": MetadataValue.path(started.log or "of the process that started it"),
         }
     )

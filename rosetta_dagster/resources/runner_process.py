@@ -29,6 +29,7 @@ STOP_TIMEOUT_SECONDS = 45.0
 _LOG_LIMIT_BYTES = 64 * 1024 * 1024
 _LAST_LINE_LIMIT = 400
 _POLL_SECONDS = 0.5
+_BELIEVED_HEARTBEAT_SECONDS = 10.0
 
 ReadRunners = Callable[[], list[RunnerHeartbeat]]
 
@@ -52,6 +53,21 @@ def runner_environment(variables: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if not name.startswith("DAGSTER_")}
 
 
+def living(runners: Sequence[RunnerHeartbeat]) -> list[RunnerHeartbeat]:
+    """Return the runners that live.
+
+    One of this host whose process is gone does not, though its last heartbeat is recent: a killed runner is replaced
+    within seconds, not after the time that another host's silence takes.
+    """
+    return [runner for runner in runners if runner.alive and not _is_gone(runner)]
+
+
+def _is_gone(runner: RunnerHeartbeat) -> bool:
+    # A recent heartbeat is believed even so: two containers may share a host name and not their processes.
+    is_local = runner.host == socket.gethostname()
+    return is_local and runner.age_seconds > _BELIEVED_HEARTBEAT_SECONDS and not psutil.pid_exists(runner.pid)
+
+
 def start_runner(
     home: Path,
     read_runners: ReadRunners,
@@ -68,7 +84,7 @@ def start_runner(
         RosettaError: the process ended or did not report RUNNING in time; the message has its last line.
     """
     with _start_lock(home):
-        alive = [runner for runner in read_runners() if runner.alive]
+        alive = living(read_runners())
         if alive:
             return StartedRunner(alive[0], None, is_new=False)
         log = home / "logs" / "runner.log"
@@ -100,7 +116,7 @@ def stop_runner(
     Raises:
         RosettaError: a runner lives on another host, or did not end in time.
     """
-    alive = [runner for runner in read_runners() if runner.alive]
+    alive = living(read_runners())
     elsewhere = [runner for runner in alive if runner.host != socket.gethostname()]
     here = [runner for runner in alive if runner.host == socket.gethostname()]
     processes = [process for runner in here if (process := _process_of(runner)) is not None]
@@ -112,7 +128,7 @@ def stop_runner(
     left = [process.pid for process in processes if _lives(process)]
     if left:
         raise RosettaError(
-            ErrorKind.INTERNAL,
+            ErrorKind.RUNNER_FAILED,
             f"the runner (pid {left[0]}) was asked to stop and did not within {timeout_seconds:.0f} s",
         )
     if elsewhere:
@@ -132,7 +148,8 @@ def _process_of(runner: RunnerHeartbeat) -> psutil.Process | None:
         return None
     except psutil.AccessDenied:
         raise RosettaError(
-            ErrorKind.INTERNAL, f"the runner (pid {runner.pid}) belongs to another user and cannot be stopped from here"
+            ErrorKind.RUNNER_FAILED,
+            f"the runner (pid {runner.pid}) belongs to another user and cannot be stopped from here",
         ) from None
     return process if any("runner" in word for word in command) else None
 
@@ -169,13 +186,13 @@ def _spawn(command: list[str], home: Path, log: Path) -> subprocess.Popen[bytes]
                 env=environment,
             )
     except OSError as error:
-        raise RosettaError(ErrorKind.INTERNAL, f"cannot start {command[0]}: {error.strerror}") from None
+        raise RosettaError(ErrorKind.RUNNER_FAILED, f"cannot start {command[0]}: {error.strerror}") from None
 
 
 def _start_failure(reason: str, log: Path) -> RosettaError:
     last = _last_line(log)
     text = f"{reason}: {last}" if last else reason
-    return RosettaError(ErrorKind.INTERNAL, text, {"log": str(log)})
+    return RosettaError(ErrorKind.RUNNER_FAILED, text, {"log": str(log)})
 
 
 def _last_line(log: Path) -> str:

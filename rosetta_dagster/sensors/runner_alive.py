@@ -20,6 +20,7 @@ from cdc_runner.catalog.settings import get_setting
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.jobs.runner import StartRunnerConfig, start_runner
 from rosetta_dagster.resources.catalog import catalog_session, read_runners, record_job
+from rosetta_dagster.resources.runner_process import living
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.runner_policy import Incident, decide
 
@@ -48,9 +49,11 @@ def runner_alive(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     except RosettaError as error:
         return SkipReason(f"nothing is started while the config database is away: {error}")
     in_progress = RunsFilter(job_name=start_runner.name, statuses=_UNFINISHED)
-    busy = not any(runner.alive for runner in runners) and bool(context.instance.get_run_ids(in_progress, limit=1))
+    alive = living(runners)
+    busy = not alive and bool(context.instance.get_run_ids(in_progress, limit=1))
     decision = decide(
-        runners,
+        alive,
+        runners[0] if runners else None,
         auto_start=auto_start,
         start_in_progress=busy,
         incident=Incident.from_cursor(context.cursor),

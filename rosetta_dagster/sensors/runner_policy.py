@@ -61,17 +61,21 @@ class Decision:
 
 
 def decide(
-    runners: Sequence[RunnerHeartbeat], *, auto_start: bool, start_in_progress: bool, incident: Incident, now: float
+    alive: Sequence[RunnerHeartbeat],
+    last: RunnerHeartbeat | None,
+    *,
+    auto_start: bool,
+    start_in_progress: bool,
+    incident: Incident,
+    now: float,
 ) -> Decision:
-    """Return what to do about the runner.
+    """Return what to do about the runner, of which `last` gave the newest heartbeat.
 
     A run key is used once for ever by Dagster, so it carries the incident and a counter: without them a runner would be
     started again exactly once in its life.
     """
-    alive = [runner for runner in runners if runner.alive]
     if alive:
         return Decision(_alive_status(alive), Incident())
-    last = runners[0] if runners else None
     seen = f"last heartbeat {_duration(last.age_seconds)} ago, {last.state}" if last else "never seen"
     if not auto_start:
         return Decision(f"no runner ({seen}); runner_auto_start is off", Incident())

@@ -58,4 +58,4 @@ def credential_key(home: Path) -> SecretStr:
         write_private(path, base64.b64encode(secrets.token_bytes(32)).decode("ascii") + "\n")
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
-    return SecretStr(path.read_text(encoding="ascii").strip())
+    return SecretStr(path.read_text(encoding="utf-8").strip())

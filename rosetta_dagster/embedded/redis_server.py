@@ -13,6 +13,8 @@ import psutil
 import redis
 import structlog
 from pydantic import SecretStr
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cdc_runner.errors import ErrorKind, RosettaError
 from rosetta_dagster.embedded.port import LOOPBACK
@@ -98,12 +100,15 @@ class EmbeddedRedis:
             timeout=START_TIMEOUT_SECONDS,
         )
         if result.returncode == 0:
-            until(lambda: self._answers(port) or self._died(), timeout_seconds=START_TIMEOUT_SECONDS)
+            # The server leaves its parent before it binds the port, so the exit code does not tell a busy one.
+            until(
+                lambda: self._answers(port) or self._died() or _says_busy(self._log_since(before)),
+                timeout_seconds=START_TIMEOUT_SECONDS,
+            )
             pid = self.running_pid()
             if pid is not None and self._answers(port):
                 return pid
-        said = self._log_since(before)
-        if "Address already in use" in said or "Could not create server TCP listening socket" in said:
+        if _says_busy(self._log_since(before)):
             raise PortTaken(str(port))
         raise self._failure("did not start")
 
@@ -123,7 +128,14 @@ class EmbeddedRedis:
         self._pid_file.unlink(missing_ok=True)
 
     def _answers(self, port: int) -> bool:
-        client = redis.Redis(host=LOOPBACK, port=port, password=self.password.get_secret_value(), socket_timeout=5)
+        client = redis.Redis(
+            host=LOOPBACK,
+            port=port,
+            password=self.password.get_secret_value(),
+            socket_timeout=1,
+            # The loop around this call is the retry; the client's own takes a minute when a foreign server is silent.
+            retry=Retry(NoBackoff(), 0),
+        )
         try:
             # A foreign server on the port would answer too, but not to our password and with our pid.
             information: dict[str, object] = client.info("server")
@@ -170,3 +182,7 @@ class EmbeddedRedis:
         return RosettaError(
             ErrorKind.EMBEDDED_SERVER, f"embedded Redis server {what}; see {self.log_file}", {"server": self.name}
         )
+
+
+def _says_busy(log: str) -> bool:
+    return "Address already in use" in log or "Could not create server TCP listening socket" in log

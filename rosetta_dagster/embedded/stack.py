@@ -226,7 +226,6 @@ class EmbeddedStack:
         if server_account().changes and self.home.stat().st_uid == os.geteuid():
             # The server's account must pass through; listing stays closed and every file of ours is 0600.
             self.home.chmod(self.home.stat().st_mode | 0o011)
-        server_passwords(self.home, self.servers)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

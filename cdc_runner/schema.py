@@ -49,6 +49,8 @@ class Column:
         default: default expression as text, None when there is none.
         missing_value: the value, as text, that rows older than the column have (`attmissingval`), or None.
         number: `attnum`, which stays when a column is renamed and never comes back when it is dropped; 0 when unknown.
+        expression: what a generated column is computed from, as text; None for other columns.
+        virtual: a generated column that is computed when it is read (PostgreSQL 18).
     """
 
     name: str
@@ -63,6 +65,8 @@ class Column:
     default: str | None = None
     missing_value: str | None = None
     number: int = 0
+    expression: str | None = None
+    virtual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class TableSchema:
         primary_key: the primary key's columns in key order; may be empty.
         replica_identity: what the WAL holds of old rows.
         partitioned: a partition root.
+        oid: the table's oid at the source, by which a table that was dropped and created again is told; 0 when unknown.
     """
 
     table: TableId
@@ -85,6 +90,7 @@ class TableSchema:
     primary_key: tuple[str, ...]
     replica_identity: ReplicaIdentity
     partitioned: bool = False
+    oid: int = 0
 
     @property
     def column_names(self) -> tuple[str, ...]:

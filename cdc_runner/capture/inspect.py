@@ -34,7 +34,7 @@ SELECT a.attrelid, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), t
               SELECT p.typname FROM base JOIN pg_type p ON p.oid = base.oid WHERE p.typtype <> 'd' LIMIT 1)
        END,
        a.attnotnull, a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid),
-       a.attmissingval::text, a.attnum
+       a.attmissingval::text, a.attnum, a.attgenerated = 'v'
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_namespace tn ON tn.oid = t.typnamespace
@@ -133,7 +133,7 @@ def read_tables(
                 keys[oid]["primary"] = tuple(names)
             if identity_index:
                 keys[oid]["identity"] = tuple(names)
-    return [_schema(*found[oid], columns[oid], keys[oid]) for oid in found]
+    return [_schema(oid, *found[oid], columns[oid], keys[oid]) for oid in found]
 
 
 def _column(row: tuple[Any, ...]) -> Column:
@@ -150,6 +150,8 @@ def _column(row: tuple[Any, ...]) -> Column:
         default=None if row[9] else row[10],
         missing_value=_single_element(row[11]),
         number=row[12],
+        expression=row[10] if row[9] else None,
+        virtual=row[13],
     )
 
 
@@ -173,7 +175,7 @@ def _single_element(array_text: str | None) -> str | None:
 
 
 def _schema(
-    table: TableId, identity: str, partitioned: bool, columns: list[Column], keys: dict[str, tuple[str, ...]]
+    oid: int, table: TableId, identity: str, partitioned: bool, columns: list[Column], keys: dict[str, tuple[str, ...]]
 ) -> TableSchema:
     replica_identity = ReplicaIdentity(identity)
     primary = keys.get("primary", ())
@@ -189,6 +191,7 @@ def _schema(
         primary_key=primary,
         replica_identity=replica_identity,
         partitioned=partitioned,
+        oid=oid,
     )
 
 

@@ -12,7 +12,7 @@ from cdc_runner.shaping.net import NetChange
 from cdc_runner.spec import ResolvedSync
 
 RowFetcher = Callable[[TableSchema, Sequence[tuple[str, ...]]], Mapping[tuple[str, ...], tuple[str | None, ...]]]
-"""Reads whole rows from the source by key: key texts to the texts of `stream_columns`; rows that are gone are absent."""
+"""Reads whole rows from the source by key: key texts to texts of `stream_columns`; rows that are gone are absent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,8 @@ class NetShaper:
             events, marked, truncated, moves, deletes = row
             low = -1 if truncated is None else truncated
             cuts = [move for move in moves or [] if move > low]
-            yield self._net(
-                changes.version, (low, cuts[0] if cuts else None), truncated is not None, marked > 0, deletes > 0, events
-            )
+            first = (low, cuts[0] if cuts else None)
+            yield self._net(changes.version, first, truncated is not None, marked > 0, deletes > 0, events)
             for place, cut in enumerate(cuts):
                 yield self._move(changes.version, cut)
                 after = (cut, cuts[place + 1] if place + 1 < len(cuts) else None)

@@ -67,7 +67,7 @@ class PostgresDestination:
         self._on_schema_change = on_schema_change
         self._encoder = BinaryEncoder(directory)
         self._connection: psycopg2.extensions.connection | None = None
-        self._epoch = 0
+        self.epoch = 0
         self._states: dict[TableId, TableState] = {}
         self._targets: dict[TableId, _Target] = {}
         self._stagings: set[str] = set()
@@ -83,7 +83,7 @@ class PostgresDestination:
         self._connection = self.connect()
         try:
             state.create(self._connection)
-            self._epoch = state.take_epoch(self._connection, self._pipeline)
+            self.epoch = state.take_epoch(self._connection, self._pipeline)
             with self._connection, self._connection.cursor() as cursor:
                 self._states = {one.sync.target: one for one in state.read_tables(cursor, self._pipeline)}
             self._order = self._become_replica()
@@ -104,6 +104,19 @@ class PostgresDestination:
                 "statement_timeout": "0",
             },
         )
+
+    @property
+    def ordered(self) -> bool:
+        """Whether foreign keys of the targets are checked, so that tables have an order."""
+        return bool(self._order)
+
+    def connect_writer(self) -> psycopg2.extensions.connection:
+        """Open a further session that checks triggers and foreign keys just as the apply session does."""
+        connection = self.connect()
+        if self._order is None:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SET session_replication_role = replica")
+        return connection
 
     def _become_replica(self) -> list[TableId] | None:
         """Turn off triggers and foreign key checks where the role may; else return targets with parents first."""
@@ -134,12 +147,12 @@ class PostgresDestination:
     def position(self) -> Position | None:
         """Return the stored position."""
         with self._session() as connection, connection.cursor() as cursor:
-            return state.lock_position(cursor, self._pipeline, self._epoch)
+            return state.lock_position(cursor, self._pipeline, self.epoch)
 
     def start_at(self, position: Position) -> None:
         """Store the position at which a new stream begins."""
         with self._session() as connection, connection.cursor() as cursor:
-            state.lock_position(cursor, self._pipeline, self._epoch)
+            state.lock_position(cursor, self._pipeline, self.epoch)
             state.store_position(cursor, self._pipeline, position, 0.0)
 
     def table_states(self) -> list[TableState]:
@@ -189,7 +202,7 @@ class PostgresDestination:
         evolved: list[tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]]] = []
         try:
             with connection.cursor() as cursor:
-                stored = state.lock_position(cursor, self._pipeline, self._epoch)
+                stored = state.lock_position(cursor, self._pipeline, self.epoch)
                 if stored is not None and through <= stored:
                     connection.rollback()
                     return Applied({}, stored)

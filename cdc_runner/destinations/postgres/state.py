@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import psycopg2.extensions
 
@@ -33,12 +35,17 @@ CREATE TABLE IF NOT EXISTS _rosetta.table_state (
     source_definition jsonb NOT NULL,
     PRIMARY KEY (pipeline, target_schema, target_table)
 );
-CREATE TABLE IF NOT EXISTS _rosetta.loaded_chunk (
+CREATE TABLE IF NOT EXISTS _rosetta.load_chunk (
     pipeline text NOT NULL,
     target_schema text NOT NULL,
     target_table text NOT NULL,
     chunk integer NOT NULL,
-    row_count bigint NOT NULL,
+    relation_schema text NOT NULL,
+    relation_name text NOT NULL,
+    filenode bigint,
+    from_page bigint NOT NULL,
+    to_page bigint,
+    row_count bigint,
     PRIMARY KEY (pipeline, target_schema, target_table, chunk)
 );
 COMMENT ON SCHEMA _rosetta IS 'Positions of Rosetta pipelines; removed with the pipeline';
@@ -48,7 +55,7 @@ COMMENT ON SCHEMA _rosetta IS 'Positions of Rosetta pipelines; removed with the 
 def create(connection: psycopg2.extensions.connection) -> None:
     """Create the tables unless they are there. Commits."""
     with connection, connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass('_rosetta.loaded_chunk') IS NOT NULL")
+        cursor.execute("SELECT to_regclass('_rosetta.load_chunk') IS NOT NULL")
         row = cursor.fetchone()
         if row is not None and row[0]:
             return
@@ -133,25 +140,91 @@ def write_table(cursor: psycopg2.extensions.cursor, pipeline: str, state: TableS
     )
 
 
-def loaded_chunks(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId) -> set[int]:
-    """Return the numbers of the chunks that are in a target table."""
+def mark_ready(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId) -> None:
+    """Mark a target table as completely loaded, in the current transaction."""
     cursor.execute(
-        "SELECT chunk FROM _rosetta.loaded_chunk WHERE pipeline = %s AND target_schema = %s AND target_table = %s",
+        "UPDATE _rosetta.table_state SET ready = true WHERE pipeline = %s AND target_schema = %s AND target_table = %s",
         (pipeline, target.schema, target.name),
     )
-    return {row[0] for row in cursor.fetchall()}
 
 
-def write_chunk(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId, chunk: int, rows: int) -> None:
-    """Record, in the transaction that loads it, that a chunk is in a target table."""
-    cursor.execute("INSERT INTO _rosetta.loaded_chunk VALUES (%s, %s, %s, %s, %s)",
-                   (pipeline, target.schema, target.name, chunk, rows))  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class LoadChunk:
+    """A range of pages of one source relation (the table, or a leaf of a partitioned one) that is copied at once.
+
+    Attributes:
+        number: counted from 0 in each target table.
+        relation: the source relation.
+        filenode: its file when the load was planned; another one later means that it was rewritten or truncated.
+        from_page: first page.
+        to_page: first page after the range; None for the rest of the relation, pages to come included.
+        row_count: rows copied; None while it is not done.
+    """
+
+    number: int
+    relation: TableId
+    filenode: int | None
+    from_page: int
+    to_page: int | None
+    row_count: int | None = None
+
+
+def read_chunks(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId) -> list[LoadChunk]:
+    """Return the plan of a target table's load; empty when there is none."""
+    cursor.execute(
+        "SELECT chunk, relation_schema, relation_name, filenode, from_page, to_page, row_count FROM _rosetta.load_chunk "
+        "WHERE pipeline = %s AND target_schema = %s AND target_table = %s ORDER BY chunk",
+        (pipeline, target.schema, target.name),
+    )
+    return [LoadChunk(row[0], TableId(row[1], row[2]), *row[3:]) for row in cursor.fetchall()]
+
+
+def write_chunks(
+    cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId, chunks: Sequence[LoadChunk]
+) -> None:
+    """Replace the plan of a target table's load."""
+    forget_chunks(cursor, pipeline, target)
+    for chunk in chunks:
+        cursor.execute(
+            "INSERT INTO _rosetta.load_chunk VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, NULL)",
+            (
+                pipeline,
+                target.schema,
+                target.name,
+                chunk.number,
+                chunk.relation.schema,
+                chunk.relation.name,
+                chunk.filenode,
+                chunk.from_page,
+                chunk.to_page,
+            ),
+        )
+
+
+def finish_chunk(
+    cursor: psycopg2.extensions.cursor, pipeline: str, epoch: int, target: TableId, chunk: LoadChunk, rows: int
+) -> None:
+    """Record, in the transaction that copies it, that a chunk is in its target table.
+
+    Raises:
+        RosettaError: FENCED when another writer has taken a newer epoch.
+    """
+    # Shared: several chunks are copied at once, while a new writer's epoch must wait for them or be seen by them.
+    cursor.execute("SELECT epoch FROM _rosetta.stream_position WHERE pipeline = %s FOR SHARE", (pipeline,))
+    row = cursor.fetchone()
+    if row is None or row[0] != epoch:
+        raise RosettaError(ErrorKind.FENCED, f"pipeline {pipeline}: another runner writes to this destination now")
+    cursor.execute(
+        "UPDATE _rosetta.load_chunk SET row_count = %s "
+        "WHERE pipeline = %s AND target_schema = %s AND target_table = %s AND chunk = %s",
+        (rows, pipeline, target.schema, target.name, chunk.number),
+    )
 
 
 def forget_chunks(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId) -> None:
-    """Forget the chunks of a target table."""
+    """Remove the plan of a target table's load."""
     cursor.execute(
-        "DELETE FROM _rosetta.loaded_chunk WHERE pipeline = %s AND target_schema = %s AND target_table = %s",
+        "DELETE FROM _rosetta.load_chunk WHERE pipeline = %s AND target_schema = %s AND target_table = %s",
         (pipeline, target.schema, target.name),
     )
 
@@ -162,7 +235,7 @@ def forget_pipeline(connection: psycopg2.extensions.connection, pipeline: str) -
         cursor.execute("SELECT to_regclass('_rosetta.stream_position') IS NOT NULL")
         row = cursor.fetchone()
         if row is not None and row[0]:
-            for table in ("loaded_chunk", "table_state", "stream_position"):
+            for table in ("load_chunk", "table_state", "stream_position"):
                 cursor.execute(f"DELETE FROM _rosetta.{table} WHERE pipeline = %s", (pipeline,))
 
 
@@ -181,4 +254,5 @@ def schema_from_json(text: str) -> TableSchema:
         primary_key=tuple(value["primary_key"]),
         replica_identity=ReplicaIdentity(value["replica_identity"]),
         partitioned=value["partitioned"],
+        oid=value.get("oid", 0),
     )

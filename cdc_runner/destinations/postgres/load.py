@@ -1,0 +1,285 @@
+"""Initial load: chunks of source tables straight into their targets by COPY, under one exported snapshot."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+import structlog
+
+from cdc_runner.capture.publication import SnapshotSlot
+from cdc_runner.connections import classify, connect
+from cdc_runner.destinations.base import TableState
+from cdc_runner.destinations.postgres import ddl, state, statements, types
+from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.postgres.state import LoadChunk
+from cdc_runner.destinations.postgres.statements import TargetShape
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.net import NetKind
+from cdc_runner.spec import PipelineSettings, PostgresAddress, ResolvedSync
+
+log = structlog.get_logger()
+
+_PIPE_BYTES = 1 << 20
+_PAGE_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class TableLoad:
+    """One target table to load.
+
+    Attributes:
+        state: its state; not ready.
+        chunks: the plan; chunks with a row count are done.
+        resumed: some chunks are from an earlier snapshot, so that rows may be met twice.
+    """
+
+    state: TableState
+    chunks: Sequence[LoadChunk]
+    resumed: bool
+
+
+def plan_chunks(source: psycopg2.extensions.connection, schema: TableSchema, chunk_bytes: int) -> list[LoadChunk]:
+    """Cut a source table into ranges of pages; the leaves of a partitioned table each have their own.
+
+    Make the plan before the snapshot: a relation that is rewritten in between shows by its other file then.
+    """
+    with source.cursor() as cursor:
+        if schema.partitioned:
+            cursor.execute(
+                """SELECT n.nspname, c.relname, pg_relation_filenode(c.oid), pg_relation_size(c.oid)
+                   FROM pg_partition_tree(%s::regclass) p JOIN pg_class c ON c.oid = p.relid
+                   JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.isleaf ORDER BY 1, 2""",
+                (schema.table.quoted,),
+            )
+        else:
+            cursor.execute(
+                """SELECT n.nspname, c.relname, pg_relation_filenode(c.oid), pg_relation_size(c.oid)
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s::regclass""",
+                (schema.table.quoted,),
+            )
+        relations = cursor.fetchall()
+    # Before PostgreSQL 14 a range of pages is found by reading the whole table.
+    pages = max(1, chunk_bytes // _PAGE_BYTES) if source.server_version >= 140000 else 1 << 62
+    chunks: list[LoadChunk] = []
+    for relation_schema, name, filenode, size in relations:
+        total = size // _PAGE_BYTES
+        starts = list(range(0, max(1, total), pages)) or [0]
+        for place, start in enumerate(starts):
+            end = starts[place + 1] if place + 1 < len(starts) else None
+            chunks.append(LoadChunk(len(chunks), TableId(relation_schema, name), filenode, start, end))
+    return chunks
+
+
+class InitialLoad:
+    """Copies tables of one destination in parallel. Each chunk is one destination transaction with its own mark."""
+
+    def __init__(
+        self,
+        source: PostgresAddress,
+        destination: PostgresDestination,
+        pipeline: str,
+        settings: PipelineSettings,
+        snapshot: SnapshotSlot,
+        *,
+        stopping: threading.Event,
+        progress: Callable[[ResolvedSync, int], None],
+    ) -> None:
+        """Args:
+        source: where to read.
+        destination: opened; its session is used between chunks only.
+        pipeline: name under which the plan is kept.
+        settings: number of workers.
+        snapshot: held open by the caller.
+        stopping: set to end early, between two chunks.
+        progress: told of rows copied into a table.
+        """
+        self._source = source
+        self._destination = destination
+        self._pipeline = pipeline
+        self._settings = settings
+        self._snapshot = snapshot
+        self._stopping = stopping
+        self._progress = progress
+        self._failure: BaseException | None = None
+
+    def run(self, loads: Sequence[TableLoad]) -> None:
+        """Copy every chunk that is not done, then make the tables ready.
+
+        Raises:
+            RosettaError: the first failure; done chunks stay done.
+        """
+        work: queue.SimpleQueue[tuple[TableLoad, LoadChunk]] = queue.SimpleQueue()
+        left: dict[TableId, int] = {}
+        for load in loads:
+            pending = [chunk for chunk in load.chunks if chunk.row_count is None]
+            left[load.state.sync.target] = len(pending)
+            for chunk in pending:
+                work.put((load, chunk))
+            if not pending:
+                self._finish(load)
+        lock = threading.Lock()
+        workers = 1 if self._destination.ordered else max(1, min(self._settings.load_workers, work.qsize()))
+        threads = [
+            threading.Thread(target=self._work, args=(work, left, lock), name=f"load-{number}", daemon=True)
+            for number in range(workers if work.qsize() else 0)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(
+        self, work: queue.SimpleQueue[tuple[TableLoad, LoadChunk]], left: dict[TableId, int], lock: threading.Lock
+    ) -> None:
+        reader = writer = None
+        try:
+            reader = connect(self._source, application_name=f"rosetta {self._pipeline} load")
+            reader.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            with reader.cursor() as cursor:
+                cursor.execute(self._snapshot.import_statement())
+            writer = self._destination.connect_writer()
+            while not self._stopping.is_set() and self._failure is None:
+                try:
+                    load, chunk = work.get_nowait()
+                except queue.Empty:
+                    return
+                rows = self._copy(reader, writer, load, chunk)
+                self._progress(load.state.sync, rows)
+                with lock:
+                    left[load.state.sync.target] -= 1
+                    done = left[load.state.sync.target] == 0
+                if done:
+                    self._finish(load)
+        except BaseException as error:
+            self._failure = self._failure or classify(error, "destination")
+        finally:
+            for connection in (reader, writer):
+                if connection is not None:
+                    connection.close()
+
+    def _copy(
+        self,
+        reader: psycopg2.extensions.connection,
+        writer: psycopg2.extensions.connection,
+        load: TableLoad,
+        chunk: LoadChunk,
+    ) -> int:
+        schema, target = load.state.schema, load.state.sync.target
+        column_types = [types.target_type(one, self._destination.map_schema) for one in schema.stream_columns]
+        shape = TargetShape.of(target, schema, column_types)
+        columns = shape.names()
+        select = f"SELECT {columns} FROM ONLY {chunk.relation.quoted}" + _page_range(chunk)
+        with writer, writer.cursor() as cursor:
+            if load.resumed and shape.key:
+                staging = "pg_temp.rosetta_load"
+                cursor.execute(f"DROP TABLE IF EXISTS {staging}")
+                cursor.execute(statements.create_staging(NetKind.MERGE, shape, staging))
+                cursor.execute(f"ALTER TABLE {staging} ALTER d SET DEFAULT false")
+                places = ", ".join(f"c{place}" for place in shape.written)
+                _pipe(reader, f"COPY ({select}) TO STDOUT", cursor, f"COPY {staging} ({places}) FROM STDIN")
+                rows = cursor.rowcount
+                cursor.execute(statements.upsert(shape, staging, partial=False))
+            else:
+                _pipe(reader, f"COPY ({select}) TO STDOUT", cursor, f"COPY {target.quoted} ({columns}) FROM STDIN")
+                rows = cursor.rowcount
+            self._check_not_rewritten(reader, chunk)
+            state.finish_chunk(cursor, self._pipeline, self._destination.epoch, target, chunk, rows)
+        return rows
+
+    def _check_not_rewritten(self, reader: psycopg2.extensions.connection, chunk: LoadChunk) -> None:
+        """A relation that was rewritten or truncated after the snapshot looks empty to it: such a copy is void."""
+        with reader.cursor() as cursor:
+            cursor.execute("SELECT pg_relation_filenode(%s::regclass)", (chunk.relation.quoted,))
+            row = cursor.fetchone()
+        if row is None or row[0] != chunk.filenode:
+            raise TableRewrittenError(chunk.relation)
+
+    def _finish(self, load: TableLoad) -> None:
+        """Add the key, and mark the table as ready."""
+        if self._stopping.is_set():
+            return
+        target = load.state.sync.target
+        connection = self._destination.connect_writer()
+        try:
+            with connection, connection.cursor() as cursor:
+                ddl.add_key(connection, target, load.state.schema)
+                state.mark_ready(cursor, self._pipeline, target)
+                state.forget_chunks(cursor, self._pipeline, target)
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(f"ANALYZE {target.quoted}")
+        except psycopg2.Error as error:
+            raise classify(error, "destination") from error
+        finally:
+            connection.close()
+        log.info("load.table_ready", table=str(target))
+
+
+class TableRewrittenError(RosettaError):
+    """A source table was rewritten or truncated while it was copied; its load starts again."""
+
+    def __init__(self, relation: TableId) -> None:
+        super().__init__(
+            ErrorKind.CAPTURE_FAILED, f"table {relation} was rewritten while it was copied: its load starts again"
+        )
+        self.relation = relation
+
+
+def _page_range(chunk: LoadChunk) -> str:
+    if chunk.from_page == 0 and chunk.to_page is None:
+        return ""
+    upper = "" if chunk.to_page is None else f" AND ctid < '({chunk.to_page},0)'::tid"
+    return f" WHERE ctid >= '({chunk.from_page},0)'::tid{upper}"
+
+
+def _pipe(
+    reader: psycopg2.extensions.connection, copy_out: str, writer: psycopg2.extensions.cursor, copy_in: str
+) -> None:
+    """Copy from one server to the other through a pipe; both directions run at once."""
+    out, into = os.pipe()
+    failure: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            with os.fdopen(into, "wb", buffering=_PIPE_BYTES) as file, reader.cursor() as cursor:
+                cursor.copy_expert(copy_out, file, size=_PIPE_BYTES)
+        except BaseException as error:
+            failure.append(classify(error, "source") if isinstance(error, psycopg2.Error) else error)
+
+    thread = threading.Thread(target=send, name="load-read", daemon=True)
+    thread.start()
+    try:
+        with os.fdopen(out, "rb", buffering=_PIPE_BYTES) as file:
+            # An end of the pipe after a failed read would look like the end of the data.
+            writer.copy_expert(copy_in, _Checked(file, thread, failure), size=1 << 18)
+    finally:
+        thread.join()
+    if failure:
+        raise failure[0]
+
+
+class _Checked:
+    """A file that raises at its end when its writer failed."""
+
+    def __init__(self, file: object, thread: threading.Thread, failure: list[BaseException]) -> None:
+        self._read = file.read  # type: ignore[attr-defined]  # any binary file
+        self._thread = thread
+        self._failure = failure
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._read(size)
+        if not data:
+            self._thread.join()
+            if self._failure:
+                raise self._failure[0]
+        return data

@@ -29,6 +29,7 @@ STOP_TIMEOUT_SECONDS = 45.0
 _LOG_LIMIT_BYTES = 64 * 1024 * 1024
 _LAST_LINE_LIMIT = 400
 _POLL_SECONDS = 0.5
+_END_SECONDS = 10.0
 _BELIEVED_HEARTBEAT_SECONDS = 10.0
 
 ReadRunners = Callable[[], list[RunnerHeartbeat]]
@@ -101,7 +102,7 @@ def start_runner(
                     return StartedRunner(runner, log, is_new=True)
             sleep(_POLL_SECONDS)
         # Half-started and unknown to the config database: a second attempt beside it would not be better.
-        process.terminate()
+        _end(process)
         raise _start_failure(f"the runner did not report RUNNING within {timeout_seconds:.0f} s", log)
 
 
@@ -160,6 +161,15 @@ def _lives(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextmanager

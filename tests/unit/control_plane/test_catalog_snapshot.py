@@ -56,7 +56,7 @@ def test_columns_of_an_unknown_form_are_left_out() -> None:
         "pipeline": "p", "destination": "w", "destination_type": "postgres", "destination_database": "d",
         "source_schema": "public", "target_schema": "public", "filtered": False, "custom_sql": False, "tags": ["x"],
     }  # fmt: skip
-    schemas = [None, [], {"columns": 5}, {"columns": [{"name": "id"}]}, {"columns": [None]}]
+    schemas: list[object] = [None, [], {"columns": 5}, {"columns": [{"name": "id"}]}, {"columns": [None]}]
     tables = [
         {**base, "source_table": f"t{n}", "target_table": f"t{n}", "schema_table": schema}
         for n, schema in enumerate(schemas)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from dagster import (
+    AssetMaterialization,
+    AssetObservation,
+    DagsterInstance,
+    SensorResult,
+    SkipReason,
+    build_sensor_context,
+)
+
+from cdc_runner.catalog.database import session_scope
+from cdc_runner.catalog.leases import report_runner
+from cdc_runner.catalog.settings import set_setting
+from rosetta_dagster.assets.specs import pipeline_key, table_key
+from rosetta_dagster.control_plane import fetch_catalog
+from rosetta_dagster.resources import webserver
+from rosetta_dagster.resources.catalog import catalog_engine
+from rosetta_dagster.sensors.pipeline_refresh_check import build_pipeline_refresh_check
+from rosetta_dagster.sensors.replication_monitor import replication_monitor
+from rosetta_dagster.sensors.runner_alive import runner_alive
+from rosetta_dagster.sensors.table_list_refresh import table_list_refresh
+
+pytestmark = [pytest.mark.dagster, pytest.mark.pg]
+
+
+def evaluate(sensor, instance: DagsterInstance, cursor: str | None = None) -> SensorResult:
+    result = sensor(build_sensor_context(instance=instance, cursor=cursor))
+    assert isinstance(result, SensorResult), result
+    return result
+
+
+def reason(result: SensorResult) -> str:
+    skipped = result.skip_reason
+    return (skipped.skip_message if isinstance(skipped, SkipReason) else skipped) or ""
+
+
+def test_missing_runner_is_started_once_and_a_living_one_is_left(catalog, instance) -> None:
+    first = evaluate(runner_alive, instance)
+    assert [request.run_key for request in first.run_requests or []] == [
+        f"start_runner:{json.loads(first.cursor or '')['began_at']:.0f}:1"
+    ]
+    second = evaluate(runner_alive, instance, first.cursor)
+    assert not second.run_requests
+    assert "attempt 2 in" in reason(second)
+    with session_scope(catalog_engine()) as session:
+        report_runner(session, "other:1:x", "RUNNING", host="other", pid=1, health_port=8001)
+    third = evaluate(runner_alive, instance, second.cursor)
+    assert not third.run_requests
+    assert "runner RUNNING on other" in reason(third)
+
+
+def test_runner_whose_process_is_gone_is_started_before_its_heartbeat_is_old(catalog, instance) -> None:
+    import socket
+
+    with session_scope(catalog_engine()) as session:
+        report_runner(session, "here:1:x", "RUNNING", host=socket.gethostname(), pid=2**22 + 5)
+    assert not evaluate(runner_alive, instance).run_requests
+    catalog.execute("UPDATE runner_heartbeats SET heartbeat_at = now() - interval '12 s'")
+    assert evaluate(runner_alive, instance).run_requests
+
+
+def test_runner_is_not_started_when_it_is_not_wanted(catalog, instance) -> None:
+    with session_scope(catalog_engine()) as session:
+        set_setting(session, "runner_auto_start", "false")
+    assert not evaluate(runner_alive, instance).run_requests
+
+
+def test_sensors_skip_with_a_reason_while_the_config_database_is_away(monkeypatch, instance, tmp_path) -> None:
+    monkeypatch.setenv("ROSETTA_HOME", str(tmp_path))
+    monkeypatch.setenv("CONFIG_DATABASE_URL", "postgresql://rosetta:hidden-word@127.0.0.1:9/rosetta")
+    catalog_engine.cache_clear()
+    for sensor in (runner_alive, replication_monitor, table_list_refresh, build_pipeline_refresh_check("x")):
+        result = sensor(build_sensor_context(instance=instance))
+        assert isinstance(result, SkipReason)
+        assert "config database is not usable" in (result.skip_message or "")
+        assert "hidden-word" not in (result.skip_message or "")
+
+
+def test_monitor_materializes_what_keeps_up_and_observes_what_does_not(catalog, add_pipeline, instance) -> None:
+    add_pipeline("good", ("orders", "odd/na me"))
+    add_pipeline("slow", lag_ms=500_000)
+    add_pipeline("paused", state="PAUSED")
+    result = evaluate(replication_monitor, instance)
+    events = {event.asset_key: event for event in result.asset_events}
+    assert isinstance(events[pipeline_key("good")], AssetMaterialization)
+    assert isinstance(events[pipeline_key("slow")], AssetObservation)
+    assert isinstance(events[pipeline_key("paused")], AssetObservation)
+    table = events[table_key("good", "good-warehouse", "public", "odd/na me")]
+    assert isinstance(table, AssetObservation)
+    numbers = {name: value.value for name, value in table.metadata.items()}
+    assert numbers["rows loaded"] == 10
+    assert numbers["lag ms"] == 80
+    assert numbers["applied position"] == "0/12C"
+    assert events[pipeline_key("slow")].metadata["lag ms"].value == 500_000
+    assert reason(result) == "3 pipelines: 1 PAUSED, 2 RUNNING; 4 tables: 4 STREAMING; worst lag 500000 ms (slow)"
+    again = evaluate(replication_monitor, instance, result.cursor)
+    assert {event.asset_key for event in again.asset_events} == {
+        pipeline_key(name) for name in ("good", "slow", "paused")
+    }
+    assert again.asset_events[0].metadata["rows per second"].value == 0.0
+
+
+def test_monitor_records_that_it_has_run(catalog, add_pipeline, instance) -> None:
+    evaluate(replication_monitor, instance)
+    assert catalog.execute("SELECT key_job_scheduler, is_error FROM job_metrics_monitoring") == [
+        ("replication_monitor", False)
+    ]
+
+
+def test_pickers_follow_the_pipelines(catalog, add_pipeline, instance) -> None:
+    instance.add_dynamic_partitions("pipelines", ["removed"])
+    add_pipeline("shop-copy")
+    for sensor in (table_list_refresh, build_pipeline_refresh_check("x")):
+        requests = evaluate(sensor, instance).dynamic_partitions_requests or []
+        assert [(type(request).__name__, list(request.partition_keys)) for request in requests] == [
+            ("AddDynamicPartitionsRequest", ["shop-copy"]),
+            ("DeleteDynamicPartitionsRequest", ["removed"]),
+        ]
+
+
+def test_new_pipeline_reloads_the_definitions_once(catalog, add_pipeline, instance, monkeypatch) -> None:
+    add_pipeline("first")
+    loaded = fetch_catalog().fingerprint
+    sensor = build_pipeline_refresh_check(loaded)
+    reloads: list[str] = []
+    module = "rosetta_dagster.sensors.pipeline_refresh_check"
+    monkeypatch.setattr(f"{module}.reload_definitions", reloads.append)
+    monkeypatch.setenv(webserver.URL_VARIABLE, "http://127.0.0.1:1")
+    result = evaluate(sensor, instance)
+    add_pipeline("second")
+    for _ in range(3):
+        result = evaluate(sensor, instance, result.cursor)
+    assert reloads == ["http://127.0.0.1:1"]
+    assert fetch_catalog().fingerprint != loaded
+
+
+def test_progress_does_not_look_like_a_change_of_the_catalog(catalog, add_pipeline) -> None:
+    add_pipeline("shop")
+    before = fetch_catalog().fingerprint
+    catalog.execute("UPDATE pipelines_destination_table_sync SET applied_rows = 5, load_state = 'LOADING'")
+    catalog.execute("UPDATE stream_offsets SET applied_lsn = 9999")
+    catalog.execute("UPDATE pipelines SET status = 'PAUSE'")
+    assert fetch_catalog().fingerprint == before
+
+
+def test_failed_reload_is_told_and_tried_again_later(catalog, add_pipeline, instance, monkeypatch) -> None:
+    add_pipeline("first")
+    # Nothing listens on the discard port.
+    monkeypatch.setenv(webserver.URL_VARIABLE, "http://127.0.0.1:9")
+    sensor = build_pipeline_refresh_check("other")
+    first = evaluate(sensor, instance)
+    second = evaluate(sensor, instance, first.cursor)
+    assert "did not reload" in reason(second)
+    assert "when it is quiet" in reason(evaluate(sensor, instance, second.cursor))

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
 from cdc_runner.catalog.credentials import CredentialPlace, Keyring
+from cdc_runner.catalog.leases import current_holder
 from cdc_runner.catalog.models import Destination, Pipeline, PipelineDestination, PipelineMetadata, Source
 from cdc_runner.catalog.settings import pipeline_settings
 from cdc_runner.errors import ErrorKind, RosettaError
@@ -172,3 +173,22 @@ def set_status(session: Session, pipeline_id: int, status: DesiredStatus) -> boo
         metadata.last_error = None
     session.flush()
     return True
+
+
+def refuse_when_running(session: Session, pipeline: Pipeline) -> None:
+    """Refuse to remove a pipeline that runs or is to run.
+
+    Raises:
+        RosettaError: CONFLICT, saying what to do first.
+    """
+    if pipeline.status != "PAUSE":
+        raise RosettaError(
+            ErrorKind.CONFLICT,
+            f"pipeline {pipeline.name} is set to {pipeline.status}; run `rosetta pipeline pause {pipeline.name}` first",
+        )
+    lease = current_holder(session, pipeline.id)
+    if lease is not None:
+        raise RosettaError(
+            ErrorKind.CONFLICT,
+            f"pipeline {pipeline.name} is still held by a runner on {lease.host}: wait until it has stopped",
+        )

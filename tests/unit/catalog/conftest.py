@@ -1,4 +1,4 @@
-"""A fresh, migrated config database for each test: a copy of one template."""
+"""A migrated and empty config database for each test."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 from psycopg2 import sql
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import create_catalog_engine, session_scope
 from cdc_runner.catalog.migrations import apply_migrations
-from cdc_runner.catalog.models import Destination, Pipeline, PipelineDestination, Source
+from cdc_runner.catalog.models import Base, Destination, Pipeline, PipelineDestination, Source
 from cdc_runner.catalog.pipelines import destination_place, source_place
 
 
@@ -38,27 +38,15 @@ def execute(url: URL, statement: sql.Composable | str) -> None:
         connection.close()
 
 
-def create_database(url: URL, template: str | None = None) -> URL:
+def create_database(url: URL) -> URL:
     name = f"catalog_{uuid.uuid4().hex[:12]}"
     statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-    if template:
-        statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
     execute(url, statement)
     return url.set(database=name)
 
 
 def drop_database(url: URL) -> None:
     execute(url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(str(url.database))))
-
-
-@pytest.fixture(scope="session")
-def template_database(server_url: URL) -> Iterator[str]:
-    url = create_database(server_url)
-    engine = create_catalog_engine(url)
-    apply_migrations(engine)
-    engine.dispose()
-    yield str(url.database)
-    drop_database(url)
 
 
 @pytest.fixture
@@ -69,19 +57,28 @@ def empty_url(server_url: URL) -> Iterator[URL]:
     drop_database(url)
 
 
-@pytest.fixture
-def catalog_url(server_url: URL, template_database: str) -> Iterator[URL]:
-    """A database with the migrations applied."""
-    url = create_database(server_url, template_database)
-    yield url
+@pytest.fixture(scope="session")
+def migrated(server_url: URL) -> Iterator[Engine]:
+    url = create_database(server_url)
+    engine = create_catalog_engine(url)
+    apply_migrations(engine)
+    yield engine
+    engine.dispose()
     drop_database(url)
 
 
 @pytest.fixture
-def engine(catalog_url: URL) -> Iterator[Engine]:
-    engine = create_catalog_engine(catalog_url)
-    yield engine
-    engine.dispose()
+def engine(migrated: Engine) -> Engine:
+    """A config database without rows; emptied before each test, which is faster than a database each."""
+    tables = ", ".join(f'"{name}"' for name in Base.metadata.tables)
+    with migrated.begin() as connection:
+        connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    return migrated
+
+
+@pytest.fixture
+def catalog_url(engine: Engine) -> URL:
+    return engine.url
 
 
 @pytest.fixture

@@ -1,0 +1,165 @@
+"""The pipelines' part of applying a configuration file."""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from cdc_runner.catalog.application import Application
+from cdc_runner.catalog.file_format import PipelineDestinationEntry, PipelineEntry, TableEntry
+from cdc_runner.catalog.models import Pipeline, PipelineDestination, TableSync, Tag
+from cdc_runner.catalog.pipelines import set_status
+from cdc_runner.catalog.plan import Change, action_of, differences
+from cdc_runner.catalog.repositories import list_destinations, list_pipelines, list_sources
+from cdc_runner.catalog.settings import parse_pipeline_settings
+from cdc_runner.errors import RosettaError
+
+
+def check_pipelines(run: Application) -> list[str]:
+    """Return what is wrong with the pipelines of a file in view of the config database."""
+    problems: list[str] = []
+    stored = {pipeline.name: pipeline for pipeline in list_pipelines(run.session)}
+    sources = {source.name for source in list_sources(run.session)} | set(run.file.sources)
+    destinations = {one.name for one in list_destinations(run.session)} | set(run.file.destinations)
+    users = {one.source.name: one.name for one in stored.values() if one.name not in run.file.pipelines}
+    for name, entry in run.file.pipelines.items():
+        path = f"pipelines.{name}"
+        if entry.source not in sources:
+            problems.append(f"{path}.source: no source {entry.source!r} in the file or the config database")
+        if entry.source in users:
+            problems.append(
+                f"{path}.source: pipeline {users[entry.source]} uses this source already;"
+                " one pipeline feeds many destinations, so add the destination to that one"
+            )
+        if name in stored and stored[name].source.name != entry.source:
+            problems.append(
+                f"{path}.source: cannot change from {stored[name].source.name}, as positions belong to a source;"
+                " remove the pipeline first"
+            )
+        for number, one in enumerate(entry.destinations):
+            if one.destination not in destinations:
+                problems.append(
+                    f"{path}.destinations[{number}].destination:"
+                    f" no destination {one.destination!r} in the file or the config database"
+                )
+        for key, value in entry.settings.items():
+            try:
+                parse_pipeline_settings({key: value})
+            except RosettaError as error:
+                problems.append(f"{path}.settings.{key}: {error.message}")
+    return problems
+
+
+def apply_pipelines(run: Application) -> None:
+    """Create and change the pipelines of a file."""
+    stored = {pipeline.name: pipeline for pipeline in list_pipelines(run.session)}
+    sources = {source.name: source for source in list_sources(run.session)}
+    for name, entry in run.file.pipelines.items():
+        settings = parse_pipeline_settings(entry.settings)
+        pipeline = stored.get(name)
+        old: dict[str, str | None] = {}
+        if pipeline is None:
+            pipeline = Pipeline(name=name, source_id=sources[entry.source].id, settings=settings, status="PAUSE")
+            run.session.add(pipeline)
+            run.session.flush()
+        else:
+            old = {
+                "source": pipeline.source.name,
+                "status": pipeline.status,
+                "settings": _shown_settings(pipeline.settings),
+            }
+        status = _wanted_status(entry, pipeline)
+        new: dict[str, str | None] = {"source": entry.source, "status": status, "settings": _shown_settings(settings)}
+        fields = differences(old, new)
+        run.plan.changes.append(Change("pipeline", name, action_of(not old, fields), fields))
+        if pipeline.settings != settings:
+            pipeline.settings = settings
+        run.session.flush()
+        _apply_destinations(run, pipeline, entry)
+        if status != pipeline.status:
+            set_status(run.session, pipeline.id, entry.status or "PAUSE")
+
+
+def _shown_settings(settings: dict[str, str]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _wanted_status(entry: PipelineEntry, pipeline: Pipeline) -> str:
+    # REFRESH is a start that copies again; a file that says START is content with it.
+    if entry.status is None or (entry.status == "START" and pipeline.status == "REFRESH"):
+        return pipeline.status
+    return entry.status
+
+
+def _apply_destinations(run: Application, pipeline: Pipeline, entry: PipelineEntry) -> None:
+    destinations = {one.name: one for one in list_destinations(run.session)}
+    stored = {
+        row.destination.name: row
+        for row in run.session.scalars(
+            select(PipelineDestination).where(PipelineDestination.pipeline_id == pipeline.id)
+        )
+    }
+    for one in entry.destinations:
+        row = stored.get(one.destination)
+        created = row is None
+        if row is None:
+            row = PipelineDestination(pipeline_id=pipeline.id, destination_id=destinations[one.destination].id)
+            run.session.add(row)
+            run.session.flush()
+        old = {} if created else {"tables": _shown_stored(row)}
+        new: dict[str, str | None] = {"tables": _shown_wanted(one)}
+        fields = differences(old, new)
+        action = action_of(created, fields)
+        run.plan.changes.append(Change("pipeline destination", f"{pipeline.name}/{one.destination}", action, fields))
+        if fields:
+            _apply_tables(run.session, row, one.tables or [])
+
+
+def _shown_wanted(entry: PipelineDestinationEntry) -> str:
+    if entry.tables is None:
+        return "every table of the source"
+    return "; ".join(sorted(_shown_table(one.table, one.target, sorted(one.tags)) for one in entry.tables))
+
+
+def _shown_stored(row: PipelineDestination) -> str:
+    declared = [sync for sync in row.table_syncs if sync.origin == "DECLARED"]
+    if not declared:
+        return "every table of the source"
+    return "; ".join(
+        sorted(
+            _shown_table(sync.table_name, sync.table_name_target, sorted(tag.tag for tag in sync.tags))
+            for sync in declared
+        )
+    )
+
+
+def _shown_table(table: str, target: str | None, tags: list[str]) -> str:
+    return table + (f" as {target}" if target else "") + (f" [{', '.join(tags)}]" if tags else "")
+
+
+def _apply_tables(session: Session, row: PipelineDestination, entries: list[TableEntry]) -> None:
+    wanted = {(entry.table, entry.target): entry for entry in entries}
+    session.refresh(row, ["table_syncs"])
+    stored = {(sync.table_name, sync.table_name_target): sync for sync in row.table_syncs if sync.origin == "DECLARED"}
+    for key, sync in stored.items():
+        if key not in wanted:
+            session.delete(sync)
+    session.flush()
+    for key, entry in wanted.items():
+        found = stored.get(key)
+        if found is None:
+            found = TableSync(pipeline_destination_id=row.id, table_name=entry.table, table_name_target=entry.target)
+            session.add(found)
+            session.flush()
+        found.tags = _tags(session, entry.tags)
+    session.flush()
+
+
+def _tags(session: Session, names: list[str]) -> list[Tag]:
+    unique = sorted(set(names))
+    if unique:
+        session.execute(insert(Tag).values([{"tag": name} for name in unique]).on_conflict_do_nothing())
+    return list(session.scalars(select(Tag).where(Tag.tag.in_(unique)).order_by(Tag.tag)))

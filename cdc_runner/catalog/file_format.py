@@ -1,0 +1,361 @@
+"""The configuration file: parsed and checked as a whole, every problem named by its path.
+
+Secrets are references, `{env: NAME}` or `{file: PATH}`; a literal is refused. Nothing of a value is ever repeated in a
+problem, as it may be a secret in the wrong place.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Hashable
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from cdc_runner.errors import ErrorKind, RosettaError
+
+
+class ConfigurationProblems(RosettaError):
+    """Everything that is wrong with a configuration file."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(ErrorKind.CONFIG_INVALID, "; ".join(problems), {"problems": len(problems)})
+        self.problems = tuple(problems)
+
+
+def _text(value: object) -> object:
+    if isinstance(value, str) and ("\x00" in value or not _is_unicode(value)):
+        raise PydanticCustomError("text", "holds a character that PostgreSQL cannot store")
+    return value
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _secret(value: object) -> object:
+    if not isinstance(value, dict):
+        raise PydanticCustomError("literal_secret", "a literal secret is refused; write {env: NAME} or {file: PATH}")
+    if len(value) != 1 or next(iter(value)) not in ("env", "file"):
+        raise PydanticCustomError("secret_form", "must be {env: NAME} or {file: PATH}")
+    return value
+
+
+_PART = r'(?:"(?:[^"\x00]|"")+"|[^".\x00]+)'
+_PATTERN = re.compile(rf"^{_PART}(?:\.{_PART})?$")
+
+
+def _table_pattern(value: object) -> object:
+    if isinstance(value, str) and not _PATTERN.match(value):
+        raise PydanticCustomError(
+            "table_pattern", 'must be schema.table, with * and ?; quote a half that holds a dot: "my.schema".orders'
+        )
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _not_yet(value: object) -> object:
+    if value is not None:
+        raise PydanticCustomError("not_yet", "is not supported by this version yet; leave it out")
+    return value
+
+
+def _setting(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float | str):
+        return str(value)
+    raise PydanticCustomError("setting", "must be a number, true, false or text")
+
+
+Text = Annotated[str, BeforeValidator(_text), StringConstraints(min_length=1, max_length=1024)]
+Name = Annotated[str, BeforeValidator(_text), StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=63)]
+Identifier = Annotated[str, BeforeValidator(_text), StringConstraints(min_length=1, max_length=63)]
+TablePattern = Annotated[
+    str, BeforeValidator(_text), BeforeValidator(_table_pattern), StringConstraints(max_length=300)
+]
+SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=63)]
+TagName = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=63)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+NotYet = Annotated[str | None, BeforeValidator(_not_yet)]
+
+
+SettingText = Annotated[str, BeforeValidator(_setting)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class SecretReference(_Strict):
+    """Where a secret is to be read from."""
+
+    env: Text | None = None
+    file: Text | None = None
+
+
+Secret = Annotated[SecretReference, BeforeValidator(_secret)]
+
+
+class PostgresOptions(_Strict):
+    """How to reach a PostgreSQL database."""
+
+    host: Annotated[str, BeforeValidator(_text), StringConstraints(min_length=1, max_length=255, to_lower=True)]
+    port: Port = 5432
+    database: Identifier
+    username: Identifier
+    password: Secret
+    sslmode: SslMode = "prefer"
+    sslrootcert: Text | None = None
+    sslcert: Text | None = None
+    sslkey: Text | None = None
+
+
+class SourceEntry(PostgresOptions):
+    """A source of the file."""
+
+    type: Literal["postgres"] = "postgres"
+    publication: Identifier | None = None
+    slot: SlotName | None = None
+    tables: Annotated[list[TablePattern], Field(min_length=1)] = ["public.*"]
+    capture_engine: Literal["debezium", "pgoutput"] = "debezium"
+
+
+class PostgresDestinationEntry(PostgresOptions):
+    """A PostgreSQL destination of the file."""
+
+    type: Literal["postgres"]
+    schema_name: Identifier | None = Field(default=None, alias="schema")
+
+
+class SnowflakeDestinationEntry(_Strict):
+    """A Snowflake destination of the file."""
+
+    type: Literal["snowflake"]
+    account: Text
+    user: Text
+    private_key: Secret
+    private_key_passphrase: Secret | None = None
+    role: Text | None = None
+    warehouse: Text | None = None
+    database: Text
+    schema_name: Text = Field(alias="schema")
+    landing_database: Text | None = None
+    landing_schema: Text | None = None
+
+
+DestinationEntry = Annotated[PostgresDestinationEntry | SnowflakeDestinationEntry, Field(discriminator="type")]
+
+
+class TableEntry(_Strict):
+    """A table, or a pattern of tables, of a pipeline's destination."""
+
+    table: TablePattern
+    target: Identifier | None = None
+    filter: NotYet = None
+    custom_sql: NotYet = None
+    tags: list[TagName] = []
+
+    @model_validator(mode="after")
+    def _one_target_for_one_table(self) -> TableEntry:
+        if self.target is not None and any(character in self.table for character in "*?["):
+            raise PydanticCustomError("target_of_pattern", "a pattern of several tables cannot have one target")
+        return self
+
+
+class PipelineDestinationEntry(_Strict):
+    """A destination of a pipeline."""
+
+    destination: Name
+    tables: Annotated[list[TableEntry], Field(min_length=1)] | None = None
+
+
+class PipelineEntry(_Strict):
+    """A pipeline of the file; without `status` the status is left as it is, and a new one is born PAUSE."""
+
+    source: Name
+    status: Literal["START", "PAUSE"] | None = None
+    destinations: Annotated[list[PipelineDestinationEntry], Field(min_length=1)]
+    settings: dict[str, SettingText] = {}
+
+
+class ConfigurationFile(_Strict):
+    """The whole file."""
+
+    sources: dict[Name, SourceEntry] = {}
+    destinations: dict[Name, DestinationEntry] = {}
+    pipelines: dict[Name, PipelineEntry] = {}
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, where YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag == "tag:yaml.org,2002:str":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem="a key is given twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_configuration(text: str) -> ConfigurationFile:
+    """Return the content of a configuration file.
+
+    Raises:
+        ConfigurationProblems: every problem, each with its path.
+    """
+    try:
+        # A SafeLoader subclass: constructs plain values only.
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown place"
+        raise ConfigurationProblems([f"not YAML: {error.problem or 'cannot be read'} ({where})"]) from None
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise ConfigurationProblems(["not YAML: it holds a character or a structure that cannot be read"]) from None
+    if content is None:
+        raise ConfigurationProblems(["the file is empty"])
+    if not isinstance(content, dict):
+        raise ConfigurationProblems(["the file must hold sources:, destinations: and pipelines:"])
+    try:
+        parsed = ConfigurationFile.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationProblems([_problem(one) for one in error.errors(include_input=False)]) from None
+    problems = _cross_checks(parsed)
+    if problems:
+        raise ConfigurationProblems(problems)
+    return parsed
+
+
+_WORDS = {
+    "extra_forbidden": "is not a known field",
+    "missing": "is missing",
+    "int_type": "must be a whole number",
+    "string_type": "must be text (quote it)",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "string_too_long": "is too long",
+    "union_tag_not_found": "is missing",
+    "invalid_key": "must be text",
+}
+_NAME_RULE = "the name may hold letters, digits, - and _ only, and begins with a letter or digit"
+
+
+def _problem(error: Any) -> str:
+    location = list(error["loc"])
+    kind = error["type"]
+    if location and location[-1] == "[key]":
+        rule = _NAME_RULE if kind == "string_pattern_mismatch" else _WORDS.get(kind, "is not a usable name")
+        return f"{_path(location[:-1])}: {rule}"
+    # The discriminator's value stands in the path of a destination; it is not a field.
+    if len(location) > 2 and location[0] == "destinations" and location[2] in ("postgres", "snowflake"):
+        del location[2]
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        location.append("type")
+    if kind == "union_tag_invalid":
+        return f"{_path(location)}: must be postgres or snowflake"
+    message = _WORDS.get(kind)
+    if message is None:
+        message = error["msg"].replace("Input should be", "must be")
+    if kind == "string_pattern_mismatch":
+        message = _pattern_rule(location)
+    return f"{_path(location)}: {message}"
+
+
+def _pattern_rule(location: list[Any]) -> str:
+    if location[-1] == "slot":
+        return "may hold lower case letters, digits and _ only"
+    if "tags" in location:
+        return "a tag may hold lower case letters, digits, _, . and - only"
+    return _NAME_RULE
+
+
+def _path(location: list[Any]) -> str:
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            shown = str(part) if re.fullmatch(r"[\w .-]{1,80}", str(part)) else ascii(str(part)[:40])
+            text += f".{shown}" if text else shown
+    return text or "file"
+
+
+def default_slot(source: str) -> str:
+    """Return the slot name of a source that names none."""
+    return "rosetta_" + re.sub(r"[^a-z0-9_]", "_", source.lower())[:55]
+
+
+def _cross_checks(file: ConfigurationFile) -> list[str]:
+    problems: list[str] = []
+    slots: dict[tuple[str, int, str], str] = {}
+    for name, source in file.sources.items():
+        place = (source.host, source.port, source.slot or default_slot(name))
+        if place in slots:
+            problems.append(f"sources.{name}.slot: sources.{slots[place]} uses this slot on the same server already")
+        slots.setdefault(place, name)
+    used: dict[str, str] = {}
+    for name, pipeline in file.pipelines.items():
+        if pipeline.source in used:
+            problems.append(
+                f"pipelines.{name}.source: pipelines.{used[pipeline.source]} uses this source already;"
+                " one pipeline feeds many destinations"
+            )
+        used.setdefault(pipeline.source, name)
+        problems.extend(_pipeline_checks(name, pipeline, file))
+    return problems
+
+
+def _pipeline_checks(name: str, pipeline: PipelineEntry, file: ConfigurationFile) -> list[str]:
+    problems: list[str] = []
+    seen: set[str] = set()
+    for number, entry in enumerate(pipeline.destinations):
+        path = f"pipelines.{name}.destinations[{number}]"
+        if entry.destination in seen:
+            problems.append(f"{path}.destination: is listed twice")
+        seen.add(entry.destination)
+        known = file.destinations.get(entry.destination)
+        one_schema = known is not None and known.schema_name is not None
+        targets: dict[tuple[str, str], int] = {}
+        for index, sync in enumerate(entry.tables or ()):
+            if any(character in sync.table for character in "*?["):
+                continue
+            schema, table = split_table(sync.table)
+            target = ("" if one_schema else schema, sync.target or table)
+            if target in targets:
+                problems.append(
+                    f"{path}.tables[{index}]: {path}.tables[{targets[target]}] writes to the same target already"
+                )
+            targets.setdefault(target, index)
+    return problems
+
+
+def split_table(pattern: str) -> tuple[str, str]:
+    """Return schema and table of a plain or quoted `schema.table`; without a schema it is `public`."""
+    parts = [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in re.findall(_PART, pattern)]
+    return (parts[0], parts[1]) if len(parts) == 2 else ("public", parts[0])
+
+
+def covers(patterns: list[str], table: str) -> bool:
+    """Tell whether patterns of a source take a plain table."""
+    schema, name = split_table(table)
+    return any(
+        fnmatch.fnmatchcase(schema, one) and fnmatch.fnmatchcase(name, two) for one, two in map(split_table, patterns)
+    )

@@ -1,0 +1,80 @@
+"""Applies a configuration file to the config database, and cleans source servers of what was pruned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from cdc_runner.catalog.apply_file import apply_configuration
+from cdc_runner.catalog.credentials import Keyring
+from cdc_runner.catalog.database import session_scope
+from cdc_runner.catalog.file_format import ConfigurationFile, parse_configuration
+from cdc_runner.catalog.models import Source
+from cdc_runner.catalog.plan import Plan
+from cdc_runner.catalog.repositories import list_pipelines, list_sources, lock_configuration
+from cdc_runner.catalog.secret_source import read_secrets
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.services.pipeline import clean_source
+
+MAX_FILE_BYTES = 10 * 1024 * 1024
+
+
+class _DryRun(Exception):
+    """Rolls a dry run's transaction back."""
+
+
+def apply_path(
+    engine: Engine, path: Path, *, dry_run: bool = False, prune: bool = False, replace_credentials: bool = False
+) -> Plan:
+    """Apply a configuration file in one transaction and return what was done, or would be.
+
+    Raises:
+        RosettaError: nothing was changed.
+    """
+    file = parse_configuration(_read(path))
+    # Both are checked before the database is touched.
+    secrets = read_secrets(file, path.parent)
+    keyring = Keyring.from_environment()
+    plan = Plan()
+    try:
+        with session_scope(engine) as session:
+            lock_configuration(session)
+            pruned = _sources_to_clean(session, file) if prune else []
+            plan = apply_configuration(
+                session, file, secrets, keyring, prune=prune, replace_credentials=replace_credentials
+            )
+            if dry_run:
+                raise _DryRun
+            for source in pruned:
+                removal = clean_source(session, source, keyring)
+                plan.left_over.extend(removal.left_over)
+    except _DryRun:
+        pass
+    return plan
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise RosettaError(ErrorKind.CONFIG_INVALID, f"{path} is longer than {MAX_FILE_BYTES} bytes")
+        return content.decode()
+    except OSError as error:
+        raise RosettaError(ErrorKind.CONFIG_INVALID, f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RosettaError(ErrorKind.CONFIG_INVALID, f"{path} is not UTF-8 text") from None
+
+
+def _sources_to_clean(session: Session, file: ConfigurationFile) -> list[Source]:
+    """Return the sources whose pipeline, or which themselves, are about to be pruned."""
+    gone = {pipeline.source_id for pipeline in list_pipelines(session) if pipeline.name not in file.pipelines}
+    kept = {pipeline.source_id for pipeline in list_pipelines(session) if pipeline.name in file.pipelines}
+    named = {entry.source for entry in file.pipelines.values()}
+    return [
+        source
+        for source in list_sources(session)
+        if source.id not in kept and source.name not in named and (source.id in gone or source.name not in file.sources)
+    ]

@@ -1,0 +1,158 @@
+"""Pipelines: list, show, start, pause, refresh, remove."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cdc_runner.catalog.credentials import Keyring
+from cdc_runner.catalog.models import Pipeline, PipelineMetadata, Source
+from cdc_runner.catalog.pipelines import (
+    DesiredStatus,
+    load_pipeline,
+    refuse_when_running,
+    set_status,
+    source_address,
+)
+from cdc_runner.catalog.repositories import get_pipeline, list_pipelines, lock_configuration
+from cdc_runner.errors import RosettaError
+from cdc_runner.services.removal import Removal, publication_statement, remove_from_source, slot_statement
+
+
+def describe_pipelines(session: Session) -> list[dict[str, Any]]:
+    """Return all pipelines, one line each."""
+    states = {row.pipeline_id: row for row in session.scalars(select(PipelineMetadata))}
+    return [_line(pipeline, states.get(pipeline.id)) for pipeline in list_pipelines(session)]
+
+
+def describe_pipeline(session: Session, name: str) -> dict[str, Any]:
+    """Return a pipeline with its destinations and tables.
+
+    Raises:
+        RosettaError: NOT_FOUND.
+    """
+    pipeline = get_pipeline(session, name)
+    state = session.scalars(select(PipelineMetadata).where(PipelineMetadata.pipeline_id == pipeline.id)).one_or_none()
+    return {
+        **_line(pipeline, state),
+        "generation": pipeline.generation,
+        "settings": pipeline.settings,
+        "last_refresh_at": pipeline.last_refresh_at.isoformat() if pipeline.last_refresh_at else None,
+        "destinations": [
+            {
+                "destination": row.destination.name,
+                "type": row.destination.type,
+                "is_error": row.is_error,
+                "last_error": row.error_message,
+                "declared_tables": [
+                    {"table": sync.table_name, "target": sync.table_name_target, "tags": [tag.tag for tag in sync.tags]}
+                    for sync in row.table_syncs
+                    if sync.origin == "DECLARED"
+                ],
+                "tables": [
+                    {
+                        "source": f"{sync.source_schema}.{sync.source_table}",
+                        "target": f"{sync.target_schema}.{sync.target_table}",
+                        "state": sync.load_state,
+                        "reason": sync.load_state_reason,
+                        "loaded_rows": sync.loaded_rows,
+                        "applied_rows": sync.applied_rows,
+                        "error": sync.error_message if sync.is_error else None,
+                    }
+                    for sync in row.table_syncs
+                    if sync.origin == "RESOLVED"
+                ],
+            }
+            for row in pipeline.destinations
+        ],
+    }
+
+
+def _line(pipeline: Pipeline, state: PipelineMetadata | None) -> dict[str, Any]:
+    return {
+        "name": pipeline.name,
+        "source": pipeline.source.name,
+        "destination_names": [row.destination.name for row in pipeline.destinations],
+        "status": pipeline.status,
+        "state": state.status if state else None,
+        "last_error": state.last_error if state else None,
+    }
+
+
+def change_status(session: Session, name: str, status: DesiredStatus, keyring: Keyring | None = None) -> bool:
+    """Start, pause or refresh a pipeline; a start is refused when its specification cannot be read.
+
+    Returns:
+        Whether anything changed.
+
+    Raises:
+        RosettaError: NOT_FOUND; for a start also CONFIG_INVALID and CREDENTIAL_*.
+    """
+    pipeline = get_pipeline(session, name)
+    if status != "PAUSE":
+        load_pipeline(session, pipeline.id, keyring)
+    return set_status(session, pipeline.id, status)
+
+
+def remove_pipeline(session: Session, name: str, keyring: Keyring | None = None, *, keep_slot: bool = False) -> Removal:
+    """Remove a pipeline with its slot and publication; target tables stay.
+
+    The server is cleaned before the config database is changed, so that an interrupted removal can be repeated.
+
+    Args:
+        session: of the caller.
+        name: of the pipeline.
+        keyring: decrypts the source's password.
+        keep_slot: leave slot and publication, and list them as left over.
+
+    Raises:
+        RosettaError: NOT_FOUND, or CONFLICT while it runs.
+    """
+    lock_configuration(session)
+    pipeline = get_pipeline(session, name)
+    refuse_when_running(session, pipeline)
+    result = clean_source(session, pipeline.source, keyring, keep=keep_slot)
+    for row in pipeline.destinations:
+        result.kept.append(f"target tables and schema _rosetta in destination {row.destination.name}")
+    session.delete(pipeline)
+    session.flush()
+    result.removed.insert(0, f"pipeline {name}")
+    return result
+
+
+def clean_source(session: Session, source: Source, keyring: Keyring | None, *, keep: bool = False) -> Removal:
+    """Drop the slot and the publication of a source on its server, or list them."""
+    where = f"{source.host}:{source.port}/{source.database_name}"
+
+    def left_over(reason: str) -> Removal:
+        slot, publication = source.slot_name, source.publication_name
+        return Removal(
+            left_over=[
+                f"slot {slot} on {where}, if it exists ({reason}): {slot_statement(slot)}",
+                f"publication {publication} on {where}, if it exists: {publication_statement(publication)}",
+            ]
+        )
+
+    if keep:
+        return left_over("kept as asked; it holds back WAL until it is dropped or read")
+    try:
+        address = source_address(source, keyring or Keyring.from_environment())
+    except RosettaError as error:
+        return left_over(error.message)
+    return remove_from_source(
+        address, source.slot_name, source.publication_name, publication_shared_with=_other_user(session, source)
+    )
+
+
+def _other_user(session: Session, source: Source) -> str | None:
+    return session.scalars(
+        select(Source.name).where(
+            Source.id != source.id,
+            Source.host == source.host,
+            Source.port == source.port,
+            Source.database_name == source.database_name,
+            Source.publication_name == source.publication_name,
+        )
+    ).first()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -55,7 +56,12 @@ def credential_key(home: Path) -> SecretStr:
     """
     path = home / CREDENTIAL_KEY_FILE
     if not path.exists():
-        write_private(path, base64.b64encode(secrets.token_bytes(32)).decode("ascii") + "\n")
+        offer = home / f"{CREDENTIAL_KEY_FILE}.{secrets.token_hex(4)}"
+        write_private(offer, base64.b64encode(secrets.token_bytes(32)).decode("ascii") + "\n")
+        # A link never replaces: of two processes that start at once, both then read the key of the first.
+        with contextlib.suppress(FileExistsError):
+            os.link(offer, path)
+        offer.unlink()
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
     return SecretStr(path.read_text(encoding="utf-8").strip())

@@ -4,6 +4,7 @@ import base64
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,13 @@ def test_the_credential_key_is_made_once_and_private(tmp_path):
     (tmp_path / "credential.key").chmod(0o644)
     assert credential_key(tmp_path) == key
     assert stat.S_IMODE((tmp_path / "credential.key").stat().st_mode) == 0o600
+
+
+def test_processes_that_start_at_once_agree_on_one_credential_key(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        keys = {key.get_secret_value() for key in pool.map(lambda _: credential_key(tmp_path), range(32))}
+    assert len(keys) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["credential.key"]
 
 
 def test_environment_points_to_the_servers(tmp_path):

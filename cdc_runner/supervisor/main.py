@@ -217,6 +217,7 @@ def run(health_port: int | None = None, *, command_of: CommandOf | None = None) 
     Raises:
         RosettaError: CONFIG_DATABASE_URL is missing or wrong. A config database that cannot be reached is waited for.
     """
+    _configure_logs()
     environment = read_environment()
     engine = create_catalog_engine(application_name="rosetta runner")
     port = environment.health_port if health_port is None else health_port
@@ -227,6 +228,18 @@ def run(health_port: int | None = None, *, command_of: CommandOf | None = None) 
     finally:
         restore()
         engine.dispose()
+
+
+def _configure_logs() -> None:
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.JSONRenderer(),
+            ],
+            logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        )
 
 
 def _install_signals(supervisor: Supervisor) -> Callable[[], None]:

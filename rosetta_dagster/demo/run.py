@@ -119,7 +119,7 @@ class Demo:
         self._options = options
         self._say = say
         self._interrupted = interrupted
-        self._local = LocalRosetta(options.home, dagster=options.dagster, say=say)
+        self._local = LocalRosetta(options.home, dagster=options.dagster, say=say, interrupted=interrupted)
         self._writers = _Writers()
 
     def run(self) -> dict[str, Any]:

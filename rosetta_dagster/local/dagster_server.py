@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,14 +89,18 @@ class DagsterServer:
         (self.directory / "server.json").write_text(json.dumps(asdict(_Recorded(self._child.pid, created_at, port))))
         return url
 
-    def wait_ready(self, timeout_seconds: float = READY_SECONDS) -> None:
-        """Wait until the webserver answers.
+    def wait_ready(self, interrupted: threading.Event, timeout_seconds: float = READY_SECONDS) -> None:
+        """Wait until the webserver answers, or somebody interrupts.
 
         Raises:
             RosettaError: it ended, or did not answer in time; the message names the log.
         """
-        until(lambda: self._answers() or self.url() is None, timeout_seconds=timeout_seconds, interval_seconds=0.25)
-        if not self._answers():
+
+        def over() -> bool:
+            return interrupted.is_set() or self.url() is None or self._answers()
+
+        until(over, timeout_seconds=timeout_seconds, interval_seconds=0.25)
+        if not interrupted.is_set() and not self._answers():
             state = "ended" if self.url() is None else f"does not answer after {timeout_seconds:.0f} s"
             raise RosettaError(ErrorKind.INTERNAL, f"Dagster {state}; see {self.log}", {"log": str(self.log)})
 

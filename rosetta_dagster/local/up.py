@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,22 @@ class LocalRosetta:
         home: ROSETTA_HOME.
         dagster: whether Dagster belongs to it.
         say: told what is being done, one line each.
+        interrupted: once it is set, `start` waits for nothing more and returns; the caller then stops everything.
     """
 
-    def __init__(self, home: Path, *, dagster: bool = True, say: Say = lambda _line: None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        dagster: bool = True,
+        say: Say = lambda _line: None,
+        interrupted: threading.Event | None = None,
+    ) -> None:
         self.home = home.expanduser().resolve()
         self.dagster = DagsterServer(self.home)
         self._with_dagster = dagster
         self._say = say
+        self._interrupted = interrupted or threading.Event()
         self._stack = EmbeddedStack(self.home)
 
     def start(self, *, runner: bool = True) -> Running:
@@ -84,7 +94,7 @@ class LocalRosetta:
         health_url = self._start_runner() if runner else "not started"
         if dagster_url is not None:
             self._say("waiting for Dagster ...")
-            self.dagster.wait_ready()
+            self.dagster.wait_ready(self._interrupted)
         return Running(servers, health_url, dagster_url)
 
     def stop(self) -> None:
@@ -94,12 +104,15 @@ class LocalRosetta:
             RosettaError: a part did not stop; the others were stopped all the same.
         """
         failure: RosettaError | None = None
-        for name, action in (("Dagster", self.dagster.stop), ("the runner", self._stop_runner), ("", self._stack.stop)):
+        parts = [("the runner", self._stop_runner), ("PostgreSQL and Redis", self._stack.stop)]
+        if self.dagster.url() is not None:
+            parts.insert(0, ("Dagster", self.dagster.stop))
+        for name, action in parts:
             try:
-                self._say(f"stopping {name or 'PostgreSQL and Redis'} ...")
+                self._say(f"stopping {name} ...")
                 action()
             except RosettaError as error:
-                _log.warning("local.stop_failed", part=name or "servers", error=error.message)
+                _log.warning("local.stop_failed", part=name, error=error.message)
                 failure = failure or error
         if failure is not None:
             raise failure

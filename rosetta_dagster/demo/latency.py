@@ -24,7 +24,9 @@ from cdc_runner.spec import PostgresAddress
 BEAT_SECONDS = 0.1
 POLL_SECONDS = 0.01
 CAUGHT_UP_SECONDS = 1.0
-"""The initial load is over, and its backlog worked off, when a beat arrives within this time."""
+CAUGHT_UP_BEATS = 10
+"""The initial load is over, and its backlog worked off, when so many looks in a row show a beat that is younger than
+CAUGHT_UP_SECONDS. A single one does not tell: the snapshot of the load holds a young beat too."""
 KEPT_SAMPLES = 100_000
 HEARTBEAT = TableId("public", "demo_heartbeat")
 
@@ -47,6 +49,7 @@ class _Observer(threading.Thread):
         self.caught_up_at: float | None = None
         self.lags: deque[float] = deque(maxlen=KEPT_SAMPLES)
         self.early_lags: deque[float] = deque(maxlen=KEPT_SAMPLES)
+        self._in_time = 0
         self._target = target
         self._probe = probe
 
@@ -89,14 +92,15 @@ class _Observer(threading.Thread):
 
     def _note(self, beat: int, now: float) -> None:
         committed = self._probe.committed
+        if beat > self.seen_beat and beat in committed:
+            self._in_time = self._in_time + 1 if now - committed[beat] <= CAUGHT_UP_SECONDS else 0
+            if self.caught_up_at is None and self._in_time >= CAUGHT_UP_BEATS:
+                self.caught_up_at = now
         for each in range(max(self.seen_beat + 1, beat - KEPT_SAMPLES), beat + 1):
             at = committed.get(each)
             if at is None:
                 continue
-            lag = max(0.0, now - at)
-            if self.caught_up_at is None and lag <= CAUGHT_UP_SECONDS and each == beat:
-                self.caught_up_at = now
-            (self.early_lags if self.caught_up_at is None else self.lags).append(lag)
+            (self.early_lags if self.caught_up_at is None else self.lags).append(max(0.0, now - at))
         self.seen_beat = max(self.seen_beat, beat)
 
 

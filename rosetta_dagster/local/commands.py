@@ -1,4 +1,4 @@
-"""Commands that start and stop Rosetta on this machine: `runner`, `up`, `down`, `demo`.
+"""Commands that start and stop Rosetta on this machine: `up`, `down`, `demo`.
 
 Each is a click command without a group; the command line adds them to its own.
 """
@@ -20,20 +20,6 @@ from rosetta_dagster.local.up import LocalRosetta, Running
 EXIT_NOT_EQUAL = 1
 EXIT_INTERRUPTED = 130
 _DEFAULT_RATE = 500.0
-
-
-@click.command()
-@click.option("--health-port", type=click.IntRange(0, 65535), help="Port of GET /health; 0 takes any free one. [8001]")
-@click.pass_context
-def runner(context: click.Context, health_port: int | None) -> None:
-    """Run the pipelines until SIGTERM or Ctrl-C.
-
-    Follows the catalog and keeps one process running for each pipeline with status START or REFRESH. Several runners on
-    one config database share the pipelines.
-    """
-    from cdc_runner.supervisor.main import run
-
-    context.exit(run(health_port))
 
 
 @click.command()

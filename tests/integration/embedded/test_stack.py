@@ -21,6 +21,7 @@ import redis
 from cdc_runner.errors import ErrorKind, RosettaError
 from rosetta_dagster.embedded import EmbeddedStack, StackState
 from rosetta_dagster.embedded import account as account_module
+from rosetta_dagster.embedded.process import command_line
 from tests.support.servers import temporary_home
 from tests.support.waiting import wait_for
 
@@ -56,6 +57,13 @@ def query(state: StackState, name: str, statement: str, database: str | None = N
             return cursor.fetchall() if cursor.description else []
     finally:
         connection.close()
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_servers_have_the_promised_settings_and_databases(home):
@@ -139,6 +147,24 @@ def test_a_killed_server_recovers(home, name):
     assert again.redis is not None
     with redis.Redis.from_url(again.redis.url.get_secret_value()) as client:
         assert client.get("k") == b"v"
+
+
+def test_children_that_outlive_a_killed_server_end_before_its_data_is_opened_again(home):
+    """A child that still writes beside a new server would destroy the data; the pid file alone guards against that."""
+    servers = stack(home, "target")
+    state = servers.start()
+    query(state, "target", "CREATE TABLE kept AS SELECT 7 AS i")
+    pid = servers.status()["target"].pid
+    children = psutil.Process(pid).children()
+    (writer,) = [child for child in children if "checkpointer" in child.cmdline()[0]]
+    writer.suspend()
+    os.kill(writer.ppid(), signal.SIGKILL)
+    wait_for(lambda: not servers.status()["target"].running, 10, "the death to show")
+    assert lives(writer)
+    again = servers.start()
+    assert not lives(writer)
+    assert again.as_json()["target"]["port"] == state.as_json()["target"]["port"]  # type: ignore[index]
+    assert query(again, "target", "SELECT i FROM kept") == [(7,)]
 
 
 def test_a_pid_that_belongs_to_another_process_now_is_neither_trusted_nor_harmed(home):
@@ -264,7 +290,7 @@ def test_remove_leaves_nothing(home):
     pids = [status.pid for status in servers.status().values()]
     servers.remove()
     assert not home.exists()
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids if pid), 10, "the servers to end")
+    wait_for(lambda: not any(command_line(pid) for pid in pids if pid), 10, "the servers to end")
 
 
 def test_status_and_state_of_a_home_without_servers(home):

@@ -47,7 +47,7 @@ LEFT JOIN pg_namespace en ON en.oid = e.extnamespace
 WHERE t.oid = ANY (%(oids)s)
 """
 
-# What a type is made of, in the form of columns: the base of a domain, the attributes of a composite, a range's subtype.
+# What a type is made of, as columns: the base of a domain, the attributes of a composite, the subtype of a range.
 _PARTS = """
 SELECT p.owner, p.name, pg_catalog.format_type(t.oid, p.modifier), t.typname, n.nspname, t.typtype::text,
        t.typcategory::text, CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN e.typname END

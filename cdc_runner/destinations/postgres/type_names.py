@@ -19,7 +19,8 @@ SELECT n.nspname, t.typname, EXISTS (
               OR d.classid = 'pg_class'::regclass AND d.objid = t.typrelid AND t.typrelid <> 0))
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_class c ON c.oid = t.typrelid
-WHERE n.nspname <> ALL (%s) AND t.typelem = 0 AND coalesce(c.relkind, 'c') = 'c'
+WHERE n.nspname <> ALL (%s) AND coalesce(c.relkind, 'c') = 'c'
+  AND NOT EXISTS (SELECT FROM pg_type element WHERE element.typarray = t.oid)
 """
 
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.support.servers", "tests.support.proxy"]
+pytest_plugins = ["tests.support.servers", "tests.support.proxy", "tests.support.pipelines"]

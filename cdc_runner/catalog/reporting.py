@@ -302,3 +302,11 @@ def _require_pipeline(session: Session, pipeline_id: int) -> None:
     found = session.scalar(select(Pipeline.id).where(Pipeline.id == pipeline_id))
     if found is None:
         raise RosettaError(ErrorKind.NOT_FOUND, f"pipeline {pipeline_id} was removed")
+
+
+def applied_lsn(session: Session, pipeline_destination_id: int) -> int | None:
+    """Return the last reported position of a destination, None when it never had one."""
+    lsn = session.scalar(
+        select(StreamOffset.applied_lsn).where(StreamOffset.pipeline_destination_id == pipeline_destination_id)
+    )
+    return lsn or None

@@ -165,6 +165,20 @@ class PostgresDestination:
         self._states[table.sync.target] = table
         self._targets.pop(table.sync.target, None)
 
+    def remember_all(self, tables: Sequence[TableState]) -> None:
+        """Store states of tables in one transaction."""
+        with self._session() as connection, connection.cursor() as cursor:
+            state.lock_position(cursor, self._pipeline, self.epoch)
+            for table in tables:
+                self.remember(cursor, table)
+
+    def load_again(self, target: TableId) -> None:
+        """Note that a target table has to be loaded anew before the stream goes on."""
+        with self._session() as connection, connection.cursor() as cursor:
+            state.lock_position(cursor, self._pipeline, self.epoch)
+            state.forget_chunks(cursor, self._pipeline, target)
+            self.remember(cursor, replace(self._states[target], ready=False))
+
     def reload_states(self) -> None:
         """Read the tables' states again, after other sessions changed them."""
         with self._session() as connection, connection.cursor() as cursor:

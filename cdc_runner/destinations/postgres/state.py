@@ -15,6 +15,8 @@ from cdc_runner.position import Position
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.spec import ResolvedSync
 
+Connection = psycopg2.extensions.connection
+
 _CREATE = """
 CREATE SCHEMA IF NOT EXISTS _rosetta;
 CREATE TABLE IF NOT EXISTS _rosetta.stream_position (

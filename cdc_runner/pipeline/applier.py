@@ -1,0 +1,229 @@
+"""One destination's thread: takes shaped batches in order, applies them, and knows how far it is."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.errors import ErrorKind, Reaction, RosettaError
+from cdc_runner.position import Position
+from cdc_runner.schema import TableId
+from cdc_runner.shaping.net import NetChange
+from cdc_runner.spec import ResolvedSync
+
+log = structlog.get_logger()
+
+UNIQUE_VIOLATION = "23505"
+INVALID_ENUM = "22P02"
+DETACH_AFTER_SECONDS = 10.0
+_BACK_OFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ShapedBatch:
+    """A batch as net changes a source table; shared by the destinations.
+
+    Attributes:
+        last: position of its last transaction.
+        commit_time: that transaction's commit time at the source, seconds since the epoch.
+        events: row events in it.
+        segments: yields the net changes segment by segment; may be called again until `release`.
+        release: tells that this destination needs it no more.
+    """
+
+    last: Position
+    commit_time: float
+    events: int
+    segments: Callable[[], Iterator[Sequence[NetChange]]]
+    release: Callable[[], None]
+
+
+@dataclass(slots=True)
+class ApplyStatus:
+    """What a destination's thread is doing, for reports."""
+
+    position: Position
+    commit_time: float = 0.0
+    lag_ms: int | None = None
+    applied_at: float = 0.0
+    batches: int = 0
+    events: int = 0
+    error: RosettaError | None = None
+    detached: bool = False
+
+
+class Applier:
+    """Applies batches to one destination in a thread of its own.
+
+    A failure that time may heal is retried with the same batch; the destination is opened anew each time. When others
+    would have to wait for it, the destination is detached: it takes no more batches until the stream starts again.
+    """
+
+    def __init__(
+        self,
+        destination: PostgresDestination,
+        pipeline_destination_id: int,
+        syncs: Sequence[ResolvedSync],
+        *,
+        alone: bool,
+        on_progress: Callable[[Applier, Mapping[ResolvedSync, int]], None],
+        on_recovery: Callable[[], None],
+    ) -> None:
+        """Args:
+        destination: opened.
+        pipeline_destination_id: id for reports.
+        syncs: what it takes.
+        alone: no other destination waits for it, so it is never detached for failures that time may heal.
+        on_progress: told after each batch, with the events of each table.
+        on_recovery: told when a detached destination can be reached again.
+        """
+        self.destination = destination
+        self.pipeline_destination_id = pipeline_destination_id
+        position = destination.position()
+        assert position is not None, "a prepared destination has a position"
+        self.status = ApplyStatus(position)
+        self._alone = alone
+        self._on_progress = on_progress
+        self._on_recovery = on_recovery
+        self._queue: queue.Queue[ShapedBatch] = queue.Queue(maxsize=2)
+        self._stopping = threading.Event()
+        self._by_source: dict[TableId, list[tuple[ResolvedSync, Position]]] = {}
+        snapshots = {one.sync.target: one.snapshot for one in destination.table_states()}
+        for sync in syncs:
+            self._by_source.setdefault(sync.source, []).append((sync, snapshots[sync.target]))
+        self.failure: RosettaError | None = None
+        self._thread = threading.Thread(target=self._run, name=f"apply-{destination.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, batch: ShapedBatch) -> None:
+        """Hand over a batch; waits while the destination is busy, and drops it when the destination is detached."""
+        while not self._stopping.is_set() and not self.status.detached and self.failure is None:
+            try:
+                self._queue.put(batch, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+        batch.release()
+
+    def stop(self, *, drain_seconds: float) -> None:
+        """Finish what is queued, if that takes no longer than given, and end the thread."""
+        deadline = time.monotonic() + drain_seconds
+        while self._queue.unfinished_tasks and time.monotonic() < deadline and not self.status.error:
+            if self.status.detached or not self._thread.is_alive():
+                break
+            time.sleep(0.01)
+        self._stopping.set()
+        self._thread.join(max(1.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            # A statement that does not end: its session is cut, which rolls the batch back.
+            self.destination.close()
+            self._thread.join(5.0)
+        self.destination.close()
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                batch = self._queue.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            try:
+                self._apply(batch)
+            except RosettaError as error:
+                self.status.error = error
+                self.failure = error
+                log.error("apply.stopped", destination=self.destination.name, error=str(error))
+            except BaseException as error:
+                self.failure = RosettaError(ErrorKind.INTERNAL, f"apply failed: {type(error).__name__}: {error}"[:500])
+                log.exception("apply.failed", destination=self.destination.name)
+            finally:
+                batch.release()
+                self._queue.task_done()
+            if self.failure is not None or self.status.detached:
+                self._drop_queued()
+                if self.status.detached and self.failure is None:
+                    self._wait_for_recovery()
+                return
+
+    def _apply(self, batch: ShapedBatch) -> None:
+        careful = False
+        attempt = 0
+        failing_since: float | None = None
+        while True:
+            try:
+                if failing_since is not None:
+                    self.destination.open()
+                self._apply_once(batch, careful)
+                self.status.error = None
+                return
+            except RosettaError as error:
+                if error.detail.get("sqlstate") == UNIQUE_VIOLATION and not careful:
+                    # Unique values that changed places between rows collide when rows are written one by one.
+                    careful, failing_since = True, failing_since or time.monotonic()
+                    continue
+                if error.policy.reaction is not Reaction.RETRY or error.kind is ErrorKind.FENCED:
+                    raise
+                self.status.error = error
+                failing_since = failing_since or time.monotonic()
+                log.warning("apply.retry", destination=self.destination.name, attempt=attempt, error=str(error))
+                if not self._alone and time.monotonic() - failing_since > DETACH_AFTER_SECONDS:
+                    self.status.detached = True
+                    return
+            if self._stopping.wait(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)]):
+                return
+            attempt += 1
+
+    def _apply_once(self, batch: ShapedBatch, careful: bool) -> None:
+        applied = self.destination.apply(self._segments(batch), batch.last, batch.commit_time, careful=careful)
+        now = time.time()
+        status = self.status
+        status.position = applied.position
+        status.commit_time = batch.commit_time
+        status.lag_ms = max(0, round((now - batch.commit_time) * 1000))
+        status.applied_at = now
+        status.batches += 1
+        status.events += sum(applied.events.values())
+        self._on_progress(self, applied.events)
+
+    def _segments(self, batch: ShapedBatch) -> Iterator[list[tuple[ResolvedSync, NetChange]]]:
+        for changes in batch.segments():
+            yield [
+                (sync, change)
+                for change in changes
+                for sync, snapshot in self._by_source.get(change.version.schema.table, ())
+                # The rows were read at the snapshot, which holds these changes already.
+                if batch.last > snapshot
+            ]
+
+    def _drop_queued(self) -> None:
+        while True:
+            try:
+                self._queue.get_nowait().release()
+            except queue.Empty:
+                return
+            self._queue.task_done()
+
+    def _wait_for_recovery(self) -> None:
+        log.warning("apply.detached", destination=self.destination.name)
+        attempt = 0
+        while not self._stopping.wait(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)]):
+            attempt += 1
+            try:
+                self.destination.open()
+            except RosettaError as error:
+                self.status.error = error
+                continue
+            log.info("apply.recovered", destination=self.destination.name)
+            self.status.error = None
+            self._on_recovery()
+            return

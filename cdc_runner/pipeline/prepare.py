@@ -1,0 +1,267 @@
+"""Bring destinations to the point where the stream can begin: tables made, initial loads done, positions known."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import structlog
+
+from cdc_runner.capture.publication import SnapshotSlot
+from cdc_runner.connections import connect
+from cdc_runner.destinations.base import TableState
+from cdc_runner.destinations.postgres import check, ddl, state, target_table, types
+from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.postgres.load import InitialLoad, TableLoad, plan_chunks
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.pipeline.source import SourceSession, SourceTables
+from cdc_runner.position import Position, format_lsn
+from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.spec import PipelineSpec, ResolvedSync
+
+log = structlog.get_logger()
+
+SLOT_WAIT_SECONDS = 20.0
+
+
+@dataclass(slots=True)
+class Attached:
+    """A destination that takes part, with the tables that it is to hold."""
+
+    destination: PostgresDestination
+    pipeline_destination_id: int
+    syncs: list[ResolvedSync]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the initial load tells how far it is."""
+
+    state: Callable[[int, ResolvedSync, str, int | None, int | None], None]
+    """pipeline destination id, sync, load state, snapshot LSN, rows so far."""
+
+
+def wait_for_slot(source: SourceSession, stopping: threading.Event) -> None:
+    """Wait until a slot that exists has no reader: that of a process that just died is noticed by the server soon.
+
+    Raises:
+        RosettaError: SLOT_IN_USE when it is still read after 20 s.
+    """
+    deadline = time.monotonic() + SLOT_WAIT_SECONDS
+    while not stopping.is_set():
+        slot = source.slot()
+        if slot is None or not slot.active:
+            return
+        if time.monotonic() > deadline:
+            source.usable_slot()
+        stopping.wait(0.2)
+
+
+def prepare(
+    spec: PipelineSpec,
+    source: SourceSession,
+    tables: SourceTables,
+    attached: Sequence[Attached],
+    floors: Sequence[Position],
+    progress: Progress,
+    stopping: threading.Event,
+) -> None:
+    """Make sure that each destination holds its tables at a known position, from which the slot can serve it.
+
+    Args:
+        spec: the pipeline.
+        source: an open session.
+        tables: what the source offers.
+        attached: opened destinations.
+        floors: positions of destinations that cannot be reached now, which the slot must still serve.
+        progress: told of the load.
+        stopping: ends a load between two chunks.
+
+    Raises:
+        RosettaError: SLOT_MISSING or SLOT_AHEAD when changes are lost, and the kinds of both sides.
+    """
+    wait_for_slot(source, stopping)
+    positions = [one for one in (each.destination.position() for each in attached) if one is not None]
+    slot = source.slot()
+    if slot is None and (positions or floors):
+        lowest = min([*positions, *floors])
+        raise RosettaError(
+            ErrorKind.SLOT_MISSING,
+            f"replication slot {spec.source.slot} is gone: changes since {format_lsn(lowest.lsn)} are lost",
+        )
+    if slot is not None:
+        confirmed = source.usable_slot().confirmed_lsn or 0
+        for one in [*positions, *floors]:
+            if confirmed > one.lsn:
+                raise RosettaError(
+                    ErrorKind.SLOT_AHEAD,
+                    f"replication slot {spec.source.slot} begins at {format_lsn(confirmed)}, "
+                    f"but a destination ends at {format_lsn(one.lsn)}: the changes in between are lost",
+                )
+            if source.wal_position() < one.lsn:
+                raise RosettaError(
+                    ErrorKind.SLOT_AHEAD,
+                    f"a destination is at {format_lsn(one.lsn)}, which the source has not reached: "
+                    "the source was restored, or is another server",
+                )
+    loads = {id(each): _plan(spec, source, tables, each) for each in attached}
+    if slot is None or any(loads.values()):
+        _load(spec, attached, loads, progress, stopping, create=slot is None)
+    if stopping.is_set():
+        return
+    confirmed = source.usable_slot().confirmed_lsn or 0
+    for each in attached:
+        if each.destination.position() is None:
+            each.destination.start_at(Position(confirmed))
+
+
+def _plan(spec: PipelineSpec, source: SourceSession, tables: SourceTables, each: Attached) -> list[TableLoad]:
+    """Make the targets that are not there, and return what has to be loaded into them; committed."""
+    destination = each.destination
+    schemas = [tables.usable[sync.source] for sync in each.syncs]
+    known = {one.sync.target: one for one in destination.table_states()}
+    fresh = [sync for sync in each.syncs if not (sync.target in known and known[sync.target].ready)]
+    if not fresh:
+        return []
+    session = destination.connect()
+    try:
+        with session:
+            types.ensure_types(source.connection(), session, schemas, destination.map_schema)
+            plan = partial(_plan_table, spec, source, session, destination)
+            loads = [plan(sync, tables.usable[sync.source], known.get(sync.target)) for sync in fresh]
+    finally:
+        session.close()
+    return loads
+
+
+def _plan_table(
+    spec: PipelineSpec,
+    source: SourceSession,
+    session: state.Connection,
+    destination: PostgresDestination,
+    sync: ResolvedSync,
+    schema: TableSchema,
+    known: TableState | None,
+) -> TableLoad:
+    if known is None:
+        _make_target(session, destination, sync, schema)
+    with session.cursor() as cursor:
+        chunks = state.read_chunks(cursor, spec.name, sync.target) if known is not None else []
+        resumed = known is not None and known.schema == schema and any(c.row_count is not None for c in chunks)
+        if known is not None and resumed and schema.key:
+            ddl.add_key(session, sync.target, schema)
+            return TableLoad(known, chunks, resumed=True)
+        if known is not None:
+            cursor.execute(f"TRUNCATE {sync.target.quoted}")
+        chunks = plan_chunks(source.connection(), schema, spec.settings.load_chunk_bytes)
+        state.write_chunks(cursor, spec.name, sync.target, chunks)
+    return TableLoad(TableState(sync, ready=False, snapshot=Position(0), schema=schema), chunks, resumed=False)
+
+
+def _make_target(
+    session: state.Connection, destination: PostgresDestination, sync: ResolvedSync, schema: TableSchema
+) -> None:
+    """Create the target, or make sure that one which is there already fits and is empty."""
+    if target_table.read_target(session, sync.target) is None:
+        ddl.create_table(session, sync.target, schema, destination.map_schema, with_key=False)
+        return
+    errors = [one for one in check.check_table(session, sync.target, schema, destination.map_schema) if one.blocking]
+    if errors:
+        texts = "; ".join(f"{one.message} ({one.remedy})" for one in errors)
+        raise RosettaError(ErrorKind.DESTINATION_SCHEMA, f"target {sync.target}: {texts}")
+    if check.holds_rows(session, sync.target):
+        raise RosettaError(
+            ErrorKind.DESTINATION_SCHEMA,
+            f"target {sync.target} holds rows already, which Rosetta did not put there: empty it or choose another",
+        )
+
+
+def _load(
+    spec: PipelineSpec,
+    attached: Sequence[Attached],
+    loads: Mapping[int, Sequence[TableLoad]],
+    progress: Progress,
+    stopping: threading.Event,
+    *,
+    create: bool,
+) -> None:
+    """Load everything that is planned under one new snapshot: the slot's own if it is created now."""
+    name = spec.source.slot if create else f"{spec.source.slot[:40]}_load_{os.getpid()}"
+    failures: list[BaseException] = []
+    with SnapshotSlot(spec.source.address, name, temporary=not create) as snapshot:
+        log.info("load.snapshot", pipeline=spec.name, lsn=format_lsn(snapshot.lsn), slot=name)
+        threads = []
+        for each in attached:
+            planned = [_at(one, Position(snapshot.lsn)) for one in loads[id(each)]]
+            if create:
+                each.destination.start_at(Position(snapshot.lsn))
+            if not planned:
+                continue
+            each.destination.remember_all([one.state for one in planned if not one.resumed])
+            threads.append(
+                threading.Thread(
+                    target=_run_load, args=(spec, each, planned, snapshot, progress, stopping, failures), daemon=True
+                )
+            )
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for each in attached:
+        each.destination.reload_states()
+    if failures:
+        raise failures[0]
+
+
+def _run_load(
+    spec: PipelineSpec,
+    each: Attached,
+    planned: Sequence[TableLoad],
+    snapshot: SnapshotSlot,
+    progress: Progress,
+    stopping: threading.Event,
+    failures: list[BaseException],
+) -> None:
+    copied: dict[TableId, int] = {}
+    lock = threading.Lock()
+    by_target = {one.state.sync.target: one for one in planned}
+    for one in planned:
+        copied[one.state.sync.target] = sum(chunk.row_count or 0 for chunk in one.chunks)
+        progress.state(each.pipeline_destination_id, one.state.sync, "LOADING", one.state.snapshot.lsn, None)
+
+    def told(sync: ResolvedSync, rows: int) -> None:
+        with lock:
+            copied[sync.target] += rows
+            total = copied[sync.target]
+        snapshot_lsn = by_target[sync.target].state.snapshot.lsn
+        progress.state(each.pipeline_destination_id, sync, "LOADING", snapshot_lsn, total)
+
+    try:
+        InitialLoad(
+            spec.source.address,
+            each.destination,
+            spec.name,
+            spec.settings,
+            snapshot,
+            stopping=stopping,
+            progress=told,
+        ).run(planned)
+    except BaseException as error:
+        failures.append(error)
+
+
+def _at(load: TableLoad, snapshot: Position) -> TableLoad:
+    """Return a load with its snapshot; one that is resumed keeps the first, so that the stream covers both."""
+    if load.resumed:
+        return load
+    return replace(load, state=replace(load.state, snapshot=snapshot))
+
+
+def open_source(spec: PipelineSpec, purpose: str) -> SourceSession:
+    """Return a session of the pipeline's source."""
+    connect(spec.source.address, application_name=f"rosetta {purpose}").close()
+    return SourceSession(spec.source, purpose)

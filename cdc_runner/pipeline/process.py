@@ -1,0 +1,252 @@
+"""The pipeline process: lease, start, streaming with new starts, stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from sqlalchemy import Engine
+
+from cdc_runner.catalog import leases, reporting
+from cdc_runner.catalog.database import open_catalog, session_scope
+from cdc_runner.catalog.environment import read_environment
+from cdc_runner.catalog.pipelines import load_pipeline
+from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.errors import ErrorKind, Reaction, RosettaError
+from cdc_runner.pipeline.prepare import Attached, Progress, prepare
+from cdc_runner.pipeline.report import Reporter
+from cdc_runner.pipeline.source import SourceSession, SourceTables, resolve_syncs
+from cdc_runner.pipeline.stream import Outcome, StreamRun
+from cdc_runner.position import Position
+from cdc_runner.spec import PipelineSpec
+
+log = structlog.get_logger()
+
+EXIT_STOPPED = 0
+EXIT_LEASE_HELD = 73
+EXIT_RETRY = 75
+EXIT_NEEDS_PERSON = 78
+
+LEASE_SECONDS = 30.0
+RENEW_SECONDS = 5.0
+
+
+class LeaseKeeper:
+    """Holds the pipeline's lease and renews it; asks the process to stop when the lease is lost."""
+
+    def __init__(self, catalog: Engine, pipeline_id: int, holder: str, stopping: threading.Event) -> None:
+        self._catalog = catalog
+        self._stopping = stopping
+        self._ended = threading.Event()
+        with session_scope(catalog) as session:
+            lease = leases.acquire(session, pipeline_id, holder, LEASE_SECONDS)
+            holding = None if lease is not None else leases.current_holder(session, pipeline_id)
+            who = "another runner" if holding is None else f"{holding.holder} on {holding.host}"
+        if lease is None:
+            raise RosettaError(ErrorKind.LEASE_HELD, f"the pipeline is run by {who}")
+        self._lease = lease
+        self.lost = False
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEW_SECONDS):
+            try:
+                with session_scope(self._catalog) as session:
+                    held = leases.renew(session, self._lease, LEASE_SECONDS)
+            except RosettaError as error:
+                # Destinations fence by epoch, so going on through an outage of the config database is safe.
+                log.warning("lease.not_renewed", error=str(error))
+                continue
+            if not held:
+                log.error("lease.lost")
+                self.lost = True
+                self._stopping.set()
+                return
+
+    def release(self) -> None:
+        """Give the lease back."""
+        self._ended.set()
+        self._thread.join(10.0)
+        try:
+            with session_scope(self._catalog) as session:
+                leases.release(session, self._lease)
+        except RosettaError as error:
+            log.warning("lease.not_released", error=str(error))
+
+
+def run(pipeline_id: int, holder: str) -> int:
+    """Run a pipeline until it is asked to stop; return the exit code of the process."""
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    threading.Thread(target=_stop_at_end_of_input, args=(stopping,), name="parent", daemon=True).start()
+    catalog = open_catalog(application_name=f"rosetta pipeline {pipeline_id}")
+    try:
+        keeper = LeaseKeeper(catalog, pipeline_id, holder, stopping)
+    except RosettaError as error:
+        log.warning("pipeline.not_started", pipeline=pipeline_id, error=str(error))
+        return EXIT_LEASE_HELD if error.kind is ErrorKind.LEASE_HELD else EXIT_RETRY
+    try:
+        return _run_held(catalog, pipeline_id, stopping, keeper)
+    finally:
+        keeper.release()
+
+
+def _run_held(catalog: Engine, pipeline_id: int, stopping: threading.Event, keeper: LeaseKeeper) -> int:
+    reporter: Reporter | None = None
+    try:
+        with session_scope(catalog) as session:
+            spec = load_pipeline(session, pipeline_id)
+        reporter = Reporter(catalog, spec)
+        PipelineRun(spec, reporter, stopping, catalog).run()
+        if keeper.lost:
+            return EXIT_RETRY
+        reporter.state("PAUSED")
+        return EXIT_STOPPED
+    except RosettaError as error:
+        log.error("pipeline.failed", pipeline=pipeline_id, kind=error.kind.value, error=str(error))
+        _report_failure(catalog, reporter, pipeline_id, error)
+        return EXIT_RETRY if error.policy.reaction is Reaction.RETRY else EXIT_NEEDS_PERSON
+    finally:
+        if reporter is not None:
+            reporter.flush()
+
+
+def _report_failure(catalog: Engine, reporter: Reporter | None, pipeline_id: int, error: RosettaError) -> None:
+    text = f"{error.message} - {error.policy.solution}"
+    if reporter is not None:
+        reporter.state("ERROR", text)
+        return
+    try:
+        with session_scope(catalog) as session:
+            reporting.report_state(session, pipeline_id, "ERROR", text)
+    except RosettaError as failure:
+        log.warning("report.failed", error=str(failure))
+
+
+def _stop_at_end_of_input(stopping: threading.Event) -> None:
+    """The supervisor holds the other end of our input: when it is gone, so are we."""
+    try:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+    except (OSError, ValueError):
+        return
+    stopping.set()
+
+
+class PipelineRun:
+    """One pipeline in this process, through as many starts of its stream as it takes."""
+
+    def __init__(self, spec: PipelineSpec, reporter: Reporter, stopping: threading.Event, catalog: Engine) -> None:
+        self._spec = spec
+        self._reporter = reporter
+        self._stopping = stopping
+        self._catalog = catalog
+        self._directory = spill_directory(spec)
+        self._source = SourceSession(spec.source, spec.name)
+
+    def run(self) -> None:
+        """Run until asked to stop.
+
+        Raises:
+            RosettaError: what ended it.
+        """
+        log.info("pipeline.starting", pipeline=self._spec.name, generation=self._spec.generation)
+        while not self._stopping.is_set():
+            outcome = self._run_once()
+            log.info("pipeline.stream_ended", pipeline=self._spec.name, outcome=outcome.value)
+
+    def _run_once(self) -> Outcome:
+        tables = self._source.tables(self._spec.source.tables)
+        if not tables.usable:
+            reasons = "; ".join(f"{table}: {reason}" for table, reason in sorted(tables.excluded.items()))
+            raise RosettaError(
+                ErrorKind.SOURCE_TABLE_UNSUPPORTED,
+                f"source {self._spec.source.name} offers no table that can be replicated. {reasons}".strip(),
+            )
+        attached, floors = self._attach(tables)
+        published = {sync.source for each in attached for sync in each.syncs}
+        self._source.publish([tables.usable[table] for table in sorted(published)])
+        self._report_tables(attached, tables)
+        progress = Progress(self._reporter.table)
+        try:
+            prepare(self._spec, self._source, tables, attached, floors, progress, self._stopping)
+            if self._stopping.is_set():
+                return Outcome.STOPPED
+            for each in attached:
+                for sync in each.syncs:
+                    self._reporter.table(each.pipeline_destination_id, sync, "STREAMING", None, None)
+            self._reporter.state("RUNNING")
+            run = StreamRun(
+                self._spec,
+                self._source,
+                tables,
+                attached,
+                floors,
+                self._reporter,
+                self._stopping,
+                self._directory,
+            )
+            return run.run()
+        finally:
+            for each in attached:
+                each.destination.close()
+
+    def _attach(self, tables: SourceTables) -> tuple[list[Attached], list[Position]]:
+        """Open the destinations; those that cannot be reached now are left behind at their last known position."""
+        attached: list[Attached] = []
+        floors: list[Position] = []
+        failures: list[RosettaError] = []
+        for spec in self._spec.destinations:
+            destination = PostgresDestination(
+                spec,
+                self._spec.name,
+                self._spec.settings,
+                directory=self._directory,
+                fetch=SourceSession(self._spec.source, "fetch").fetch,
+                on_schema_change=self._reporter.schema_change,
+            )
+            syncs = resolve_syncs(spec, tables)
+            try:
+                destination.open()
+            except RosettaError as error:
+                failures.append(error)
+                self._reporter.destination_error(spec.id, error)
+                known = self._known_position(spec.id)
+                if known is not None:
+                    floors.append(known)
+                continue
+            attached.append(Attached(destination, spec.id, syncs))
+        if not attached:
+            raise failures[0]
+        return attached, floors
+
+    def _known_position(self, pipeline_destination_id: int) -> Position | None:
+        with session_scope(self._catalog) as session:
+            lsn = reporting.applied_lsn(session, pipeline_destination_id)
+        return None if lsn is None else Position(lsn)
+
+    def _report_tables(self, attached: Sequence[Attached], tables: SourceTables) -> None:
+        for each in attached:
+            syncs = list(each.syncs)
+            self._reporter.only(each.pipeline_destination_id, syncs)
+            for sync in syncs:
+                self._reporter.table(each.pipeline_destination_id, sync, "PENDING", None, None)
+            for table, reason in tables.excluded.items():
+                self._reporter.excluded(each.pipeline_destination_id, table, reason)
+
+
+def spill_directory(spec: PipelineSpec) -> Path:
+    """Return the pipeline's directory for short-lived files, made and emptied of what a killed process left."""
+    directory = read_environment().home / "spill" / str(spec.id)
+    directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.iterdir():
+        if left.suffix in {".part", ".copy"}:
+            left.unlink(missing_ok=True)
+    return directory

@@ -1,0 +1,217 @@
+"""The source as a pipeline sees it: its tables, what is left out and why, its positions, and rows by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import psycopg2
+import psycopg2.extensions
+
+from cdc_runner.capture.inspect import matches, read_tables, split_pattern, unsafe_identity
+from cdc_runner.capture.publication import SlotState, check_slot, drop_slot, ensure_publication, read_slot
+from cdc_runner.connections import classify, connect
+from cdc_runner.destinations.base import target_of
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.position import parse_lsn
+from cdc_runner.schema import TableId, TableSchema, quote_identifier
+from cdc_runner.spec import DestinationSpec, ResolvedSync, SourceSpec
+
+HEARTBEAT_PREFIX = "rosetta"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTables:
+    """Tables of a source that can be replicated, and those that cannot with the reason."""
+
+    usable: Mapping[TableId, TableSchema]
+    excluded: Mapping[TableId, str]
+
+
+class SourceSession:
+    """A connection to the source for catalog queries and heartbeats; opened again after an error. Not thread-safe."""
+
+    def __init__(self, spec: SourceSpec, purpose: str) -> None:
+        """Args:
+        spec: the source.
+        purpose: shown in `pg_stat_activity`.
+        """
+        self.spec = spec
+        self._purpose = purpose
+        self._connection: psycopg2.extensions.connection | None = None
+
+    def connection(self) -> psycopg2.extensions.connection:
+        """Return the connection, opened if need be, in autocommit."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self.spec.address, application_name=f"rosetta {self._purpose}")
+            self._connection.autocommit = True
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def tables(self, patterns: Sequence[str]) -> SourceTables:
+        """Return the tables that match and whether they can be replicated.
+
+        Raises:
+            RosettaError: a source kind.
+        """
+        usable: dict[TableId, TableSchema] = {}
+        excluded: dict[TableId, str] = {}
+        try:
+            for schema in read_tables(self.connection(), patterns):
+                reason = unsafe_identity(schema) or self._uncapturable(schema)
+                if reason:
+                    excluded[schema.table] = reason
+                else:
+                    usable[schema.table] = schema
+        except psycopg2.Error as error:
+            self.close()
+            raise classify(error, "source") from error
+        return SourceTables(usable, excluded)
+
+    def _uncapturable(self, schema: TableSchema) -> str | None:
+        if not schema.stream_columns:
+            return "it has no columns that the change stream carries"
+        if self.spec.capture_engine != "debezium":
+            return None
+        from cdc_runner.capture.debezium.convert import unsupported_columns
+
+        folded: dict[str, str] = {}
+        for name in schema.stream_names:
+            if name.lower() in folded:
+                return f"columns {folded[name.lower()]} and {name} differ only in case, which Debezium refuses"
+            folded[name.lower()] = name
+        refused = unsupported_columns(schema)
+        return "; ".join(f"column {name}: {reason}" for name, reason in refused.items()) or None
+
+    def table(self, table: TableId) -> TableSchema | None:
+        """Return a table's present schema, None when it is gone."""
+        try:
+            found = read_tables(self.connection(), tables=[table])
+        except psycopg2.Error as error:
+            self.close()
+            raise classify(error, "source") from error
+        return found[0] if found else None
+
+    def publish(self, tables: Sequence[TableSchema]) -> None:
+        """Make the publication hold the tables."""
+        try:
+            connection = self.connection()
+            connection.autocommit = False
+            ensure_publication(connection, self.spec.publication, tables)
+            connection.autocommit = True
+        except psycopg2.Error as error:
+            self.close()
+            raise classify(error, "source") from error
+        except RosettaError:
+            self.close()
+            raise
+
+    def slot(self) -> SlotState | None:
+        """Return the state of the slot, None when there is none."""
+        try:
+            return read_slot(self.connection(), self.spec.slot)
+        except psycopg2.Error as error:
+            self.close()
+            raise classify(error, "source") from error
+
+    def usable_slot(self) -> SlotState:
+        """Return the slot, checked.
+
+        Raises:
+            RosettaError: see `check_slot`.
+        """
+        return check_slot(self.slot(), self.spec)
+
+    def drop_slot(self) -> bool:
+        """Drop the slot; tell whether there was one."""
+        self.close()
+        connection = connect(self.spec.address, application_name=f"rosetta {self._purpose}")
+        try:
+            return drop_slot(connection, self.spec.slot)
+        except psycopg2.Error as error:
+            raise classify(error, "source") from error
+        finally:
+            connection.close()
+
+    def wal_position(self, *, heartbeat: bool = False) -> int:
+        """Return the LSN at which the source writes now; with `heartbeat`, after a message of ours.
+
+        The message is transactional: it comes out of the slot as a transaction of its own, which moves the slot of a
+        database where nothing else happens. Needs PostgreSQL 14; an older server gets no heartbeat.
+        """
+        try:
+            connection = self.connection()
+            with connection.cursor() as cursor:
+                if heartbeat and connection.server_version >= 140000:
+                    cursor.execute("SELECT pg_logical_emit_message(true, %s, '')", (HEARTBEAT_PREFIX,))
+                cursor.execute("SELECT pg_current_wal_lsn()::text")
+                row = cursor.fetchone()
+        except psycopg2.Error as error:
+            self.close()
+            raise classify(error, "source") from error
+        assert row is not None, "the server knows its position"
+        return parse_lsn(row[0])
+
+    def fetch(
+        self, schema: TableSchema, keys: Sequence[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], tuple[str | None, ...]]:
+        """Return present rows by key, as text (see `RowFetcher`)."""
+        columns = ", ".join(f"t.{quote_identifier(name)}::text" for name in schema.stream_names)
+        casts = [f"%s::{schema.column(name).type_text}" for name in schema.key]
+        names = ", ".join(f"t.{quote_identifier(name)}" for name in schema.key)
+        found: dict[tuple[str, ...], tuple[str | None, ...]] = {}
+        try:
+            with self.connection().cursor() as cursor:
+                for key in keys:
+                    cursor.execute(
+                        f"SELECT {columns} FROM {schema.table.quoted} t WHERE ({names}) = ({', '.join(casts)})",
+                        key,
+                    )
+                    row = cursor.fetchone()
+                    if row is not None:
+                        found[key] = row
+        except psycopg2.Error as error:
+            self.close()
+            raise classify(error, "source") from error
+        return found
+
+
+def resolve_syncs(destination: DestinationSpec, tables: SourceTables) -> list[ResolvedSync]:
+    """Return which source table feeds which target table of a destination.
+
+    Raises:
+        RosettaError: CONFIG_INVALID when two tables would feed one target, or a named table does not exist.
+    """
+    resolved: list[ResolvedSync] = []
+    if not destination.syncs:
+        resolved = [ResolvedSync(None, table, target_of(table, destination.schema)) for table in sorted(tables.usable)]
+    for sync in destination.syncs:
+        found = [table for table in sorted(tables.usable) if matches(table, [sync.table])]
+        if not found and not any(matches(table, [sync.table]) for table in tables.excluded):
+            schema, name = split_pattern(sync.table)
+            if not any(char in schema + name for char in "*?"):
+                raise RosettaError(
+                    ErrorKind.CONFIG_INVALID,
+                    f"destination {destination.name}: table {sync.table} is not among the source's tables",
+                )
+        resolved += [ResolvedSync(sync.id, table, target_of(table, destination.schema, sync.target)) for table in found]
+    seen: dict[TableId, ResolvedSync] = {}
+    for one in resolved:
+        other = seen.setdefault(one.target, one)
+        if other.source != one.source:
+            raise RosettaError(
+                ErrorKind.CONFIG_INVALID,
+                f"destination {destination.name}: tables {other.source} and {one.source} would both feed {one.target}",
+            )
+    return list(seen.values())
+
+
+def without_columns(schema: TableSchema, published: set[str]) -> TableSchema:
+    """Return a schema restricted to the columns that a publication's column list sends."""
+    columns = tuple(column for column in schema.columns if column.name in published or column.generated)
+    return replace(schema, columns=columns)

@@ -1,0 +1,208 @@
+"""One run of a pipeline's change stream: from prepared destinations until something asks for a new start."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import structlog
+
+from cdc_runner.capture.assemble import BatchSettings
+from cdc_runner.capture.base import ChangeStream
+from cdc_runner.capture.registry import SchemaRegistry
+from cdc_runner.errors import Reaction, RosettaError
+from cdc_runner.pipeline.applier import Applier
+from cdc_runner.pipeline.prepare import Attached
+from cdc_runner.pipeline.report import Reporter
+from cdc_runner.pipeline.shaped import Shaper
+from cdc_runner.pipeline.source import SourceSession, SourceTables
+from cdc_runner.position import Position
+from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.spec import PipelineSettings, PipelineSpec, ResolvedSync
+
+log = structlog.get_logger()
+
+WATCH_SECONDS = 10.0
+
+
+class Outcome(StrEnum):
+    """Why a run of the stream ended without an error."""
+
+    STOPPED = "stopped"
+    RESTART = "restart"
+
+
+class StreamRun:
+    """Capture, shaping and apply at work. The caller's thread reads and shapes; each destination has its own thread."""
+
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        source: SourceSession,
+        tables: SourceTables,
+        attached: Sequence[Attached],
+        floors: Sequence[Position],
+        reporter: Reporter,
+        stopping: threading.Event,
+        directory: Path,
+    ) -> None:
+        self._spec = spec
+        self._source = source
+        self._tables = tables
+        self._floors = list(floors)
+        self._reporter = reporter
+        self._stopping = stopping
+        self._restart = threading.Event()
+        self._captured = Position(0)
+        self._captured_at = time.monotonic()
+        self._directory = directory
+        self._acknowledged = Position(0)
+        alone = len(attached) == 1 and not floors
+        self.appliers = [
+            Applier(
+                each.destination,
+                each.pipeline_destination_id,
+                each.syncs,
+                alone=alone,
+                on_progress=self._applied,
+                on_recovery=self._restart.set,
+            )
+            for each in attached
+        ]
+        self._attached = attached
+        self._stream: ChangeStream | None = None
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._watch_error: RosettaError | None = None
+
+    def run(self) -> Outcome:
+        """Stream until asked to stop, or until the stream must begin anew.
+
+        Raises:
+            RosettaError: what ended the stream.
+        """
+        stream = self._stream = self._open()
+        for applier in self.appliers:
+            applier.start()
+        self._watcher.start()
+        self._reporter.attach(self)
+        shaper = Shaper(batch_settings(self._spec.settings).segment_bytes)
+        closer = threading.Thread(target=self._close_when_asked, args=(stream,), name="close", daemon=True)
+        closer.start()
+        failed = True
+        try:
+            for batch in stream.batches():
+                self._captured, self._captured_at = batch.last, time.monotonic()
+                shaped = shaper.shape(batch, len(self.appliers))
+                for applier in self.appliers:
+                    applier.put(shaped)
+                self._check()
+                if self._stopping.is_set() or self._restart.is_set():
+                    break
+            self._check()
+            failed = False
+        finally:
+            drain = 0.0 if failed or self._restart.is_set() else 10.0
+            for applier in self.appliers:
+                applier.stop(drain_seconds=drain)
+            self._restart.set()
+            stream.close()
+            self._reporter.detach()
+        self._check()
+        return Outcome.STOPPED if self._stopping.is_set() else Outcome.RESTART
+
+    def _open(self) -> ChangeStream:
+        from cdc_runner.capture.debezium.engine import DebeziumStream
+
+        known = self._known_schemas()
+        states = [one for each in self._attached for one in each.destination.table_states()]
+        barriers = {one.snapshot for one in states} | {applier.status.position for applier in self.appliers}
+        return DebeziumStream(
+            self._spec.source,
+            SchemaRegistry(known, SourceSession(self._spec.source, "schema").table),
+            sorted(self._tables.usable),
+            settings=batch_settings(self._spec.settings),
+            heap_megabytes=self._spec.settings.jvm_heap_megabytes,
+            spill_directory=self._directory,
+            barriers=sorted(barriers),
+        )
+
+    def _known_schemas(self) -> list[TableSchema]:
+        """Return the schemas where the stream begins: those of the destination that is furthest behind."""
+        known: dict[TableId, TableSchema] = dict(self._tables.usable)
+        ranked = sorted(self.appliers, key=lambda applier: applier.status.position, reverse=True)
+        for applier in ranked:
+            known |= {one.sync.source: one.schema for one in applier.destination.table_states()}
+        return [known[table] for table in sorted(known)]
+
+    def _check(self) -> None:
+        """Raise what ended a destination for good, unless other destinations can go on without it."""
+        if self._watch_error is not None:
+            raise self._watch_error
+        failed = [applier.failure for applier in self.appliers if applier.failure is not None]
+        if failed and len(failed) + sum(applier.status.detached for applier in self.appliers) == len(self.appliers):
+            raise failed[0]
+        for error in failed:
+            if error.policy.reaction is Reaction.RETRY:
+                raise error
+
+    def _applied(self, applier: Applier, events: Mapping[ResolvedSync, int]) -> None:
+        """Acknowledge what every destination holds (in the threads of the destinations)."""
+        lowest = min([*self._floors, *(one.status.position for one in self.appliers)])
+        if lowest > self._acknowledged and self._stream is not None:
+            self._acknowledged = lowest
+            self._stream.acknowledge(lowest)
+        self._reporter.count(applier.pipeline_destination_id, events)
+
+    def _close_when_asked(self, stream: ChangeStream) -> None:
+        """End the stream when a stop or a restart is asked for; the reader may be waiting for a batch."""
+        while not self._stopping.wait(0.1) and not self._restart.is_set():
+            pass
+        # What is captured may still be applied: the reader takes note of the request by itself when batches flow.
+        stream.close()
+
+    def _watch(self) -> None:
+        """Keep an idle slot moving, and notice new tables (a thread of its own)."""
+        session = SourceSession(self._spec.source, "watch")
+        looked = time.monotonic()
+        heartbeat = self._spec.settings.heartbeat_seconds
+        try:
+            while not self._stopping.wait(min(1.0, heartbeat / 2)) and not self._restart.is_set():
+                try:
+                    idle = time.monotonic() - self._captured_at > heartbeat
+                    self._reporter.source_lsn = session.wal_position(heartbeat=idle)
+                    if time.monotonic() - looked > WATCH_SECONDS:
+                        looked = time.monotonic()
+                        self._look_for_tables(session)
+                except RosettaError as error:
+                    log.warning("watch.failed", pipeline=self._spec.name, error=str(error))
+        finally:
+            session.close()
+
+    def _look_for_tables(self, session: SourceSession) -> None:
+        found = session.tables(self._spec.source.tables)
+        new = set(found.usable) - set(self._tables.usable)
+        if new:
+            log.info("watch.new_tables", pipeline=self._spec.name, tables=sorted(str(table) for table in new))
+            self._restart.set()
+
+    @property
+    def captured(self) -> Position:
+        """Position of the last batch that was captured."""
+        return self._captured
+
+    @property
+    def acknowledged(self) -> Position:
+        """Position that the source was told."""
+        return self._acknowledged
+
+
+def batch_settings(settings: PipelineSettings) -> BatchSettings:
+    """Return the sizes of batches under a pipeline's settings."""
+    return BatchSettings(
+        max_events=settings.batch_max_rows,
+        max_bytes=settings.batch_max_bytes,
+        memory_bytes=settings.spill_bytes,
+    )

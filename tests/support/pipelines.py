@@ -1,0 +1,245 @@
+"""A whole pipeline for tests: config database, source and targets, and the pipeline process itself."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+from sqlalchemy import text
+
+from cdc_runner.catalog.apply_file import apply_configuration
+from cdc_runner.catalog.credentials import Keyring, generate_key
+from cdc_runner.catalog.database import open_catalog, session_scope
+from cdc_runner.catalog.environment import read_environment
+from cdc_runner.catalog.file_format import parse_configuration
+from cdc_runner.catalog.migrations import apply_migrations
+from cdc_runner.catalog.secret_source import read_secrets
+from cdc_runner.position import parse_lsn
+from cdc_runner.schema import TableId
+from rosetta_dagster.demo.compare import Difference, compare_databases, user_tables
+from tests.support.servers import Database
+from tests.support.waiting import wait_for
+
+
+@dataclass
+class PipelineHarness:
+    """One pipeline from a source database to target databases, run as the supervisor would run it."""
+
+    config: Database
+    source: Database
+    targets: Mapping[str, Database]
+    home: Path
+    ports: dict[str, int] = field(default_factory=dict)
+    engine: str = "debezium"
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    pipeline_id: int = 0
+
+    def configure(
+        self,
+        *,
+        tables: list[str] | None = None,
+        syncs: list[dict[str, str]] | None = None,
+        settings: dict[str, object] | None = None,
+        schema: str | None = None,
+    ) -> None:
+        """Apply a configuration file with one pipeline that goes to every target."""
+        key = generate_key()
+        self.environment = {
+            **os.environ,
+            "CONFIG_DATABASE_URL": self.config.url(),
+            "CREDENTIAL_ENCRYPTION_KEY": key,
+            "ROSETTA_HOME": str(self.home),
+        }
+        passwords = {"SOURCE_PASSWORD": self.source.server.password}
+        slot = f"rosetta_{secrets.token_hex(4)}"
+        content: dict[str, object] = {
+            "sources": {
+                "shop": {
+                    "type": "postgres",
+                    **self._place(self.source, "source"),
+                    "password": {"env": "SOURCE_PASSWORD"},
+                    "publication": slot,
+                    "slot": slot,
+                    "tables": tables or ["*.*"],
+                    "capture_engine": self.engine,
+                }
+            },
+            "destinations": {},
+            "pipelines": {"shop": {"source": "shop", "status": "START", "destinations": []}},
+        }
+        if settings:
+            content["pipelines"]["shop"]["settings"] = settings  # type: ignore[index]  # nested literals
+        for name, target in self.targets.items():
+            variable = f"{name.upper()}_PASSWORD"
+            passwords[variable] = target.server.password
+            entry: dict[str, object] = {"type": "postgres", **self._place(target, name), "password": {"env": variable}}
+            if schema:
+                entry["schema"] = schema
+            content["destinations"][name] = entry  # type: ignore[index]
+            one: dict[str, object] = {"destination": name}
+            if syncs:
+                one["tables"] = syncs
+            content["pipelines"]["shop"]["destinations"].append(one)  # type: ignore[index]
+        engine = open_catalog(self.config.url())
+        apply_migrations(engine)
+        file = parse_configuration(yaml.safe_dump(content))
+        keyring = Keyring.from_environment(read_environment({"CREDENTIAL_ENCRYPTION_KEY": key}))
+        with session_scope(engine) as session:
+            apply_configuration(session, file, read_secrets(file, self.home, passwords), keyring)
+            self.pipeline_id = session.execute(text("SELECT id FROM pipelines")).scalar_one()
+        engine.dispose()
+
+    def _place(self, database: Database, name: str) -> dict[str, object]:
+        return {
+            "host": database.server.host,
+            "port": self.ports.get(name, database.server.port),
+            "database": database.name,
+            "username": database.server.username,
+        }
+
+    # -- the process -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the pipeline process."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._close_input()
+        with (self.home / "pipeline.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cdc_runner.pipeline", str(self.pipeline_id), "--holder", secrets.token_hex(4)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+            )
+
+    def _close_input(self) -> None:
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def kill(self) -> None:
+        """Kill the process as the kernel would, and free its lease as its expiry would."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+        self.config.execute("UPDATE runner_leases SET expires_at = clock_timestamp()")
+
+    def stop(self) -> int:
+        """Stop the process as the supervisor does; return its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(30)
+
+    def wait_exit(self, timeout: float = 30) -> int:
+        """Wait until the process ends by itself; return its exit code."""
+        assert self.process is not None
+        return self.process.wait(timeout)
+
+    def restart(self) -> None:
+        """Start again after `kill` or `stop`."""
+        self.start()
+
+    def ensure_running(self) -> None:
+        """Start the process again when it has ended, as the supervisor does after a crash."""
+        if self.process is None or self.process.poll() is not None:
+            self.config.execute("UPDATE runner_leases SET expires_at = clock_timestamp()")
+            self.start()
+
+    def log_text(self) -> str:
+        """What the process has written."""
+        return (self.home / "pipeline.log").read_text(errors="replace")
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def position(self, target: str) -> int:
+        """The position that a target holds, 0 before the first."""
+        found = self.targets[target].execute("SELECT to_regclass('_rosetta.stream_position') IS NOT NULL")
+        if not found[0][0]:
+            return 0
+        rows = self.targets[target].execute("SELECT end_lsn FROM _rosetta.stream_position")
+        return int(rows[0][0] or 0) if rows else 0
+
+    def wait_streaming(self, timeout: float = 90) -> None:
+        """Wait until the targets are loaded and follow the stream."""
+        self.wait_caught_up(timeout)
+
+    def wait_caught_up(self, timeout: float = 90, targets: list[str] | None = None, *, revive: bool = False) -> None:
+        """Wait until targets hold everything that is committed at the source now."""
+        self.source.execute("SELECT pg_logical_emit_message(true, 'rosetta', '')")
+        wanted = parse_lsn(self.source.execute("SELECT pg_current_wal_lsn()::text")[0][0])
+        self.source.execute("SELECT pg_logical_emit_message(true, 'rosetta', '')")
+        for target in targets or self.targets:
+
+            def caught_up(target: str = target) -> bool:
+                if revive:
+                    self.ensure_running()
+                assert self.process is not None
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the pipeline ended with {self.process.returncode}:\n{self.log_text()[-3000:]}")
+                return self.position(target) >= wanted
+
+            try:
+                wait_for(caught_up, timeout, f"target {target} to reach the source")
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{self.log_text()[-3000:]}") from error
+
+    def differences(
+        self, target: str = "target", *, schema: str | None = None, tables: Mapping[TableId, TableId] | None = None
+    ) -> list[Difference]:
+        """Compare every table of the source with a target, as text."""
+        with closing(self.source.connect()) as source, closing(self.targets[target].connect()) as connection:
+            if tables is None:
+                tables = {table: TableId(schema or table.schema, table.name) for table in user_tables(source)}
+            return compare_databases(source, connection, tables)
+
+    def assert_equal(self, target: str = "target", **options: object) -> None:
+        """Fail, naming tables and keys, when a target differs."""
+        differences = self.differences(target, **options)  # type: ignore[arg-type]
+        assert not differences, f"{[one.as_json() for one in differences]}\n{self.log_text()[-2000:]}"
+
+    def close(self) -> None:
+        """End the process, whatever its state."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        self._close_input()
+
+
+@pytest.fixture
+def pipeline(
+    config_database: Database, source_database: Database, target_database: Database
+) -> Iterator[PipelineHarness]:
+    """A pipeline with one target, not configured yet."""
+    with tempfile.TemporaryDirectory(prefix="rosetta-pipeline-") as home:
+        harness = PipelineHarness(config_database, source_database, {"target": target_database}, Path(home))
+        try:
+            yield harness
+        finally:
+            harness.close()
+
+
+@pytest.fixture
+def two_target_pipeline(
+    config_database: Database,
+    source_database: Database,
+    target_database: Database,
+    second_target_database: Database,
+) -> Iterator[PipelineHarness]:
+    """A pipeline with two targets, not configured yet."""
+    targets = {"target": target_database, "second": second_target_database}
+    with tempfile.TemporaryDirectory(prefix="rosetta-pipeline-") as home:
+        harness = PipelineHarness(config_database, source_database, targets, Path(home))
+        try:
+            yield harness
+        finally:
+            harness.close()

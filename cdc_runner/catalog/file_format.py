@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -230,6 +230,15 @@ def parse_configuration(text: str) -> ConfigurationFile:
         raise ConfigurationProblems(["the file is empty"])
     if not isinstance(content, dict):
         raise ConfigurationProblems(["the file must hold sources:, destinations: and pipelines:"])
+    return check_configuration(content)
+
+
+def check_configuration(content: Mapping[Any, Any]) -> ConfigurationFile:
+    """Return the checked content of a configuration file that is parsed already.
+
+    Raises:
+        ConfigurationProblems: every problem, each with its path.
+    """
     try:
         parsed = ConfigurationFile.model_validate(content)
     except ValidationError as error:

@@ -11,12 +11,13 @@ from cdc_runner.catalog.apply_file import apply_configuration
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.file_format import ConfigurationFile, parse_configuration
-from cdc_runner.catalog.models import Source
+from cdc_runner.catalog.models import Destination, Source
 from cdc_runner.catalog.plan import Plan
 from cdc_runner.catalog.repositories import list_pipelines, list_sources, lock_configuration
 from cdc_runner.catalog.secret_source import read_secrets
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.services.pipeline import clean_source
+from cdc_runner.services.pipeline import clean_source, forget_at_destination
+from cdc_runner.services.removal import Removal
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 
@@ -42,6 +43,7 @@ def apply_path(
         with session_scope(engine) as session:
             lock_configuration(session)
             pruned = _sources_to_clean(session, file) if prune else []
+            forgotten = _positions_to_forget(session, file) if prune else []
             plan = apply_configuration(
                 session, file, secrets, keyring, prune=prune, replace_credentials=replace_credentials
             )
@@ -49,6 +51,10 @@ def apply_path(
                 raise _DryRun
             for source in pruned:
                 removal = clean_source(session, source, keyring)
+                plan.left_over.extend(removal.left_over)
+            for name, destination in forgotten:
+                removal = Removal()
+                forget_at_destination(name, destination, keyring, removal)
                 plan.left_over.extend(removal.left_over)
     except _DryRun:
         pass
@@ -78,3 +84,15 @@ def _sources_to_clean(session: Session, file: ConfigurationFile) -> list[Source]
         for source in list_sources(session)
         if source.id not in kept and source.name not in named and (source.id in gone or source.name not in file.sources)
     ]
+
+
+def _positions_to_forget(session: Session, file: ConfigurationFile) -> list[tuple[str, Destination]]:
+    """Return the pipelines' destinations that are about to be pruned."""
+    found: list[tuple[str, Destination]] = []
+    for pipeline in list_pipelines(session):
+        entry = file.pipelines.get(pipeline.name)
+        named = {one.destination for one in entry.destinations} if entry else set()
+        found.extend(
+            (pipeline.name, row.destination) for row in pipeline.destinations if row.destination.name not in named
+        )
+    return found

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg2
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.credentials import Keyring
-from cdc_runner.catalog.models import Pipeline, PipelineMetadata, Source
+from cdc_runner.catalog.models import Destination, Pipeline, PipelineMetadata, Source
 from cdc_runner.catalog.pipelines import (
     DesiredStatus,
+    destination_address,
     load_pipeline,
     refuse_when_running,
     set_status,
     source_address,
 )
 from cdc_runner.catalog.repositories import get_pipeline, list_pipelines, lock_configuration
+from cdc_runner.connections import classify, connect
+from cdc_runner.destinations.postgres.state import forget_pipeline
 from cdc_runner.errors import RosettaError
+from cdc_runner.schema import quote_literal
 from cdc_runner.services.removal import Removal, publication_statement, remove_from_source, slot_statement
 
 
@@ -115,11 +120,35 @@ def remove_pipeline(session: Session, name: str, keyring: Keyring | None = None,
     refuse_when_running(session, pipeline)
     result = clean_source(session, pipeline.source, keyring, keep=keep_slot)
     for row in pipeline.destinations:
-        result.kept.append(f"target tables and schema _rosetta in destination {row.destination.name}")
+        forget_at_destination(name, row.destination, keyring, result)
     session.delete(pipeline)
     session.flush()
     result.removed.insert(0, f"pipeline {name}")
     return result
+
+
+def forget_at_destination(name: str, destination: Destination, keyring: Keyring | None, result: Removal) -> None:
+    """Remove a pipeline's positions from a destination, as a new pipeline of the same name would go on from them."""
+    result.kept.append(f"target tables in destination {destination.name}")
+    if destination.type != "postgres":
+        return
+    try:
+        address = destination_address(destination, keyring or Keyring.from_environment())
+        connection = connect(address, application_name="rosetta remove", side="destination")
+        try:
+            forget_pipeline(connection, name)
+        finally:
+            connection.close()
+        result.removed.append(f"positions of pipeline {name} in destination {destination.name}")
+    except (psycopg2.Error, RosettaError) as error:
+        result.left_over.append(
+            f"positions in destination {destination.name}, if it was ever reached"
+            f" ({classify(error, 'destination').message}): "
+            + " ".join(
+                f"DELETE FROM _rosetta.{table} WHERE pipeline = {quote_literal(name)};"
+                for table in ("load_chunk", "table_state", "stream_position")
+            )
+        )
 
 
 def clean_source(session: Session, source: Source, keyring: Keyring | None, *, keep: bool = False) -> Removal:

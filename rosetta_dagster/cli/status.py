@@ -1,0 +1,70 @@
+"""`rosetta status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cdc_runner.catalog.repositories import get_pipeline
+from cdc_runner.services.status import read_status
+from rosetta_dagster.cli.catalog import catalog_session
+from rosetta_dagster.cli.output import json_option, print_json, print_table
+
+
+@click.command()
+@click.argument("pipeline", required=False)
+@json_option
+def status(pipeline: str | None, as_json: bool) -> None:
+    """Show, for each pipeline and destination, state, positions, lag, rows and last error."""
+    with catalog_session() as session:
+        if pipeline is not None:
+            get_pipeline(session, pipeline)
+        report = read_status(session, pipeline)
+    if as_json:
+        print_json(report)
+        return
+    if not report["runners"]:
+        click.echo("no runner is alive; `rosetta runner` starts one")
+    for runner in report["runners"]:
+        click.echo(f"runner {runner['runner']} on {runner['host']}: {runner['state']}")
+    columns = (
+        "pipeline",
+        "destination",
+        "state",
+        "captured",
+        "applied",
+        "lag_ms",
+        "lag_bytes",
+        "rows",
+        "load",
+        "error",
+    )
+    print_table(
+        [_row(one, row) for one in report["pipelines"] for row in one["destinations"]], columns, empty="no pipelines"
+    )
+
+
+def _row(pipeline: dict[str, Any], destination: dict[str, Any]) -> dict[str, Any]:
+    load = destination["load"]
+    tables = load["tables"]
+    unfinished = tables["pending"] + tables["loading"]
+    return {
+        "pipeline": pipeline["pipeline"],
+        "destination": destination["destination"],
+        "state": destination["state"],
+        "captured": destination["captured_position"],
+        "applied": destination["applied_position"],
+        "lag_ms": destination["lag_ms"],
+        "lag_bytes": destination["lag_bytes"],
+        "rows": destination["rows_applied"] + destination["rows_loaded"],
+        "load": f"{unfinished} tables to load" if unfinished else f"{tables['streaming']} tables",
+        "error": _error(pipeline, destination),
+    }
+
+
+def _error(pipeline: dict[str, Any], destination: dict[str, Any]) -> str | None:
+    if destination["state"] != "ERROR":
+        return None
+    text = destination["last_error"] or pipeline["last_error"]
+    return None if text is None else str(text)

@@ -8,6 +8,7 @@ from cdc_runner.catalog.environment import read_environment
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.assets.snapshot import CatalogSnapshot, current_snapshot, snapshot_of_rows
 from rosetta_dagster.assets.specs import asset_specs
+from rosetta_dagster.jobs.configuration import CONFIGURATION_JOBS
 from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
 from rosetta_dagster.jobs.runner import start_runner, stop_runner
 from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows
@@ -32,7 +33,7 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
     """Return everything that the Dagster pages show of a catalog."""
     return Definitions(
         assets=asset_specs(snapshot),
-        jobs=[start_runner, stop_runner, *PIPELINE_JOBS],
+        jobs=[start_runner, stop_runner, *PIPELINE_JOBS, *CONFIGURATION_JOBS],
         sensors=[
             runner_alive,
             replication_monitor,

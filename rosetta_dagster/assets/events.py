@@ -30,7 +30,7 @@ _TABLE_COLUMNS = TableSchema(
         TableColumn("error"),
     ]
 )
-_LISTED_TABLES = 30
+_LISTED_TABLES = 12
 
 
 def pipeline_event(
@@ -65,14 +65,8 @@ def pipeline_summary(health: PipelineHealth) -> str:
 def pipeline_metadata(health: PipelineHealth, rows: int, rows_per_second: float | None) -> Metadata:
     """Return the numbers and tables of a pipeline."""
     metadata: Metadata = {
-        "state": MetadataValue.text(health.state),
-        "wanted": MetadataValue.text(health.wanted),
+        "state": MetadataValue.text(f"{health.state} (set to {health.wanted})"),
         "rows applied": MetadataValue.int(rows),
-        "tables": MetadataValue.int(len(health.tables)),
-        "tables streaming": MetadataValue.int(sum(table.load_state == "STREAMING" for table in health.tables)),
-        "tables in error": MetadataValue.int(sum(table.error is not None for table in health.tables)),
-        "destinations": MetadataValue.table([_stream_record(one) for one in health.streams], _STREAM_COLUMNS),
-        "tables by rows": MetadataValue.table(_table_records(health.tables), _TABLE_COLUMNS),
     }
     if rows_per_second is not None:
         metadata["rows per second"] = MetadataValue.float(rows_per_second)
@@ -84,11 +78,21 @@ def pipeline_metadata(health: PipelineHealth, rows: int, rows_per_second: float 
         metadata["last source commit"] = MetadataValue.timestamp(health.caught_up_at)
     if health.last_error:
         metadata["last error"] = MetadataValue.text(health.last_error)
+    metadata |= {
+        "tables": MetadataValue.int(len(health.tables)),
+        "tables streaming": MetadataValue.int(sum(table.load_state == "STREAMING" for table in health.tables)),
+        "tables in error": MetadataValue.int(sum(table.error is not None for table in health.tables)),
+        "destinations": MetadataValue.table([_stream_record(one) for one in health.streams], _STREAM_COLUMNS),
+        "largest tables": MetadataValue.table(_table_records(health.tables), _TABLE_COLUMNS),
+    }
     return metadata
 
 
-def table_event(table: TableHealth, stream: StreamHealth | None) -> AssetObservation:
-    """Return the observation of a replicated table; `stream` is the one that feeds it."""
+def table_event(table: TableHealth, stream: StreamHealth | None) -> AssetMaterialization | AssetObservation:
+    """Return the event of a replicated table; `stream` is the one that feeds it.
+
+    A table that streams is materialized, its data having changed; any other is observed.
+    """
     metadata: Metadata = {
         "state": MetadataValue.text(table.load_state),
         "rows applied": MetadataValue.int(table.applied_rows),
@@ -106,7 +110,8 @@ def table_event(table: TableHealth, stream: StreamHealth | None) -> AssetObserva
         metadata["loaded at position"] = MetadataValue.text(format_lsn(table.snapshot_lsn))
     if table.error:
         metadata["error"] = MetadataValue.text(table.error)
-    return AssetObservation(
+    kind = AssetMaterialization if table.load_state == "STREAMING" and not table.error else AssetObservation
+    return kind(
         asset_key=table_key(table.pipeline, table.destination, table.target_schema, table.target_table),
         description=f"{table.load_state}: {table.error}" if table.error else table.load_state,
         metadata=metadata,

@@ -25,9 +25,9 @@ def engine_outcome() -> Iterator[None]:
         raise Failure(
             description=f"{error} — {error.policy.solution}",
             metadata={
-                "what to do": MetadataValue.text(error.policy.solution),
-                "kind": MetadataValue.text(error.kind.value),
                 **{name: MetadataValue.text(str(value)) for name, value in error.detail.items()},
+                "error kind": MetadataValue.text(error.kind.value),
+                "what to do": MetadataValue.text(error.policy.solution),
             },
             allow_retries=False,
         ) from None

@@ -1,16 +1,20 @@
-"""Jobs that start, pause and refresh a pipeline; the launchpad's partition picker offers the names."""
+"""Jobs that start, pause, refresh and remove a pipeline; the launchpad's partition picker offers the names."""
 
 # Annotations stay objects here: Dagster looks at the one of `context` before it could resolve a text.
 
 from dagster import Config, JobDefinition, MetadataValue, OpExecutionContext, in_process_executor, job, op
 from pydantic import Field
 
-from cdc_runner.catalog.pipelines import DesiredStatus, set_status
+from cdc_runner.catalog.pipelines import DesiredStatus
+from cdc_runner.catalog.repositories import get_pipeline
+from cdc_runner.services import pipeline as service
 from rosetta_dagster.assets.events import pipeline_summary
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.jobs.outcome import engine_outcome
 from rosetta_dagster.jobs.partitions import PIPELINES
-from rosetta_dagster.resources.catalog import catalog_session, find_pipeline, read_health
+from rosetta_dagster.resources.catalog import PipelineHealth, catalog_session, read_health
+
+_LISTED_TABLES = 200
 
 
 class RefreshConfig(Config):
@@ -23,10 +27,24 @@ class RefreshConfig(Config):
     )
 
 
+class RemoveConfig(Config):
+    """A removal drops the slot at the source: it is asked for twice."""
+
+    dry_run: bool = Field(
+        default=True, description="On: only say what would be removed. Off: remove the pipeline; it must be paused."
+    )
+    keep_slot: bool = Field(
+        default=False,
+        description="On: leave slot and publication at the source, and list them. A slot that nobody reads keeps WAL "
+        "until it is dropped.",
+    )
+
+
 def _change_status(context: OpExecutionContext, status: DesiredStatus) -> None:
     name = context.partition_key
     with engine_outcome(), catalog_session() as session:
-        changed = set_status(session, find_pipeline(session, name).id, status)
+        changed = service.change_status(session, name, status)
+    with engine_outcome(), catalog_session() as session:
         health = next(one for one in read_health(session) if one.pipeline == name)
     context.add_output_metadata(
         {
@@ -35,6 +53,18 @@ def _change_status(context: OpExecutionContext, status: DesiredStatus) -> None:
             "pipeline": MetadataValue.asset(pipeline_key(name)),
         }
     )
+
+
+def _health_of(name: str) -> PipelineHealth:
+    with engine_outcome(), catalog_session() as session:
+        get_pipeline(session, name)
+        return next(one for one in read_health(session) if one.pipeline == name)
+
+
+def _table_list(health: PipelineHealth) -> MetadataValue:
+    lines = [f"- `{one.target_schema}.{one.target_table}` in {one.destination}" for one in health.tables]
+    rest = [f"- and {len(lines) - _LISTED_TABLES} more"] if len(lines) > _LISTED_TABLES else []
+    return MetadataValue.md("\n".join(lines[:_LISTED_TABLES] + rest) or "none known yet")
 
 
 @op(name="start")
@@ -52,20 +82,33 @@ def refresh_op(context: OpExecutionContext, config: RefreshConfig) -> None:
     if not config.dry_run:
         _change_status(context, "REFRESH")
         return
+    health = _health_of(context.partition_key)
+    result = f"dry run: {len(health.tables)} tables would be copied again; nothing was changed"
+    context.add_output_metadata({"result": result, "tables": _table_list(health)})
+
+
+@op(name="remove")
+def remove_op(context: OpExecutionContext, config: RemoveConfig) -> None:
     name = context.partition_key
+    if config.dry_run:
+        health = _health_of(name)
+        slot = "stay" if config.keep_slot else "are dropped"
+        result = f"dry run: {name} would be removed; slot and publication {slot}, the tables below stay as they are"
+        context.add_output_metadata({"result": result, "tables": _table_list(health)})
+        return
     with engine_outcome(), catalog_session() as session:
-        find_pipeline(session, name)
-        tables = next(one.tables for one in read_health(session) if one.pipeline == name)
-    lines = [f"- `{one.target_schema}.{one.target_table}` in {one.destination}" for one in tables]
+        removal = service.remove_pipeline(session, name, keep_slot=config.keep_slot)
     context.add_output_metadata(
         {
-            "result": f"dry run: {len(tables)} tables would be copied again; nothing was changed",
-            "tables": MetadataValue.md("\n".join(lines) or "none known yet"),
+            "result": f"{name} is removed; {len(removal.left_over)} things are left over",
+            "removed": MetadataValue.json(removal.removed),
+            "LEFT OVER": MetadataValue.json(removal.left_over),
+            "kept": MetadataValue.json(removal.kept),
         }
     )
 
 
-# A tag and its limit in dagster.yaml keep two changes of one pipeline from running at once.
+# Only one run of a pipeline at a time: dagster.yaml limits runs of one partition.
 _TAGS = {"dagster/max_runtime": "120"}
 
 
@@ -100,4 +143,15 @@ def refresh_pipeline() -> None:
     refresh_op()
 
 
-PIPELINE_JOBS: list[JobDefinition] = [start_pipeline, pause_pipeline, refresh_pipeline]
+@job(
+    partitions_def=PIPELINES,
+    executor_def=in_process_executor,
+    tags=_TAGS,
+    description="Removes a paused pipeline with its slot and publication at the source; target tables stay. A dry run "
+    "unless told otherwise.",
+)
+def remove_pipeline() -> None:
+    remove_op()
+
+
+PIPELINE_JOBS: list[JobDefinition] = [start_pipeline, pause_pipeline, refresh_pipeline, remove_pipeline]

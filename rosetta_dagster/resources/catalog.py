@@ -12,12 +12,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.database import open_catalog, session_scope
-from cdc_runner.catalog.models import Pipeline
-from cdc_runner.errors import ErrorKind, RosettaError
 
 READ_TIMEOUT_SECONDS = 5
 LIVE_HEARTBEAT_SECONDS = 30
@@ -310,18 +308,6 @@ def read_catalog_rows(session: Session) -> CatalogRows:
 def read_catalog_fingerprint(session: Session) -> str:
     """Return a hash of everything that the assets are made of; computed by the server, without moving the rows."""
     return str(session.execute(_FINGERPRINT).scalar_one())
-
-
-def find_pipeline(session: Session, name: str) -> Pipeline:
-    """Return a pipeline by its name.
-
-    Raises:
-        RosettaError: NOT_FOUND.
-    """
-    pipeline = session.scalars(select(Pipeline).where(Pipeline.name == name)).one_or_none()
-    if pipeline is None:
-        raise RosettaError(ErrorKind.NOT_FOUND, f"there is no pipeline {name!r}")
-    return pipeline
 
 
 def read_pipeline_names(session: Session) -> list[str]:

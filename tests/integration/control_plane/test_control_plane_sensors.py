@@ -90,7 +90,7 @@ def test_monitor_materializes_what_keeps_up_and_observes_what_does_not(catalog, 
     assert isinstance(events[pipeline_key("slow")], AssetObservation)
     assert isinstance(events[pipeline_key("paused")], AssetObservation)
     table = events[table_key("good", "good-warehouse", "public", "odd/na me")]
-    assert isinstance(table, AssetObservation)
+    assert isinstance(table, AssetMaterialization)
     numbers = {name: value.value for name, value in table.metadata.items()}
     assert numbers["rows loaded"] == 10
     assert numbers["lag ms"] == 80

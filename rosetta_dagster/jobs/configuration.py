@@ -1,0 +1,103 @@
+"""Jobs of the configuration: apply a file, test connections."""
+
+# Annotations stay objects here: Dagster looks at the one of `context` before it could resolve a text.
+
+from pathlib import Path
+
+from dagster import Config, Failure, JobDefinition, MetadataValue, OpExecutionContext, in_process_executor, job, op
+from pydantic import Field
+
+from cdc_runner.services.apply import apply_path
+from cdc_runner.services.destination import check_destination
+from cdc_runner.services.source import check_source
+from rosetta_dagster.jobs.outcome import engine_outcome
+from rosetta_dagster.resources.catalog import catalog_engine, catalog_session
+
+
+class ApplyConfig(Config):
+    """Which file, and whether to change anything.
+
+    A path and not the text: what is typed here stays in the run for ever, a pasted password with it.
+    """
+
+    path: str = Field(
+        description="Configuration file on the host of the code server, e.g. /etc/rosetta/shop.yaml. Secrets in it are "
+        "references ({env: NAME} or {file: PATH})."
+    )
+    dry_run: bool = Field(default=True, description="On: show the differences and change nothing.")
+    prune: bool = Field(default=False, description="Also remove what the file does not name; refused for what runs.")
+
+
+class NameConfig(Config):
+    """Which one."""
+
+    name: str = Field(description="Its name, as in the configuration file.")
+
+
+@op(name="apply")
+def apply_op(context: OpExecutionContext, config: ApplyConfig) -> None:
+    with engine_outcome():
+        plan = apply_path(catalog_engine(), Path(config.path), dry_run=config.dry_run, prune=config.prune)
+    *lines, counts = plan.as_text().splitlines()
+    context.add_output_metadata(
+        {
+            "result": f"dry run, nothing was changed: {counts}" if config.dry_run else counts,
+            "plan": MetadataValue.md("```\n" + "\n".join(lines) + "\n```"),
+            **({"LEFT OVER": MetadataValue.json(plan.left_over)} if plan.left_over else {}),
+        }
+    )
+
+
+def _report(context: OpExecutionContext, kind: str, result: dict[str, object]) -> None:
+    facts = {str(name): MetadataValue.text(str(value)) for name, value in result.items() if value is not None}
+    if result.get("error"):
+        raise Failure(f"{kind} {result['name']}: {result['error']}", facts, allow_retries=False)
+    context.add_output_metadata({"result": f"{kind} {result['name']} is reachable", **facts})
+
+
+@op(name="connect_to_source")
+def test_source_op(context: OpExecutionContext, config: NameConfig) -> None:
+    with engine_outcome(), catalog_session() as session:
+        result = check_source(session, config.name)
+    _report(context, "source", result)
+
+
+@op(name="connect_to_destination")
+def test_destination_op(context: OpExecutionContext, config: NameConfig) -> None:
+    with engine_outcome(), catalog_session() as session:
+        result = check_destination(session, config.name)
+    _report(context, "destination", result)
+
+
+_TAGS = {"dagster/max_runtime": "300"}
+
+
+@job(
+    executor_def=in_process_executor,
+    tags=_TAGS,
+    description="Brings sources, destinations and pipelines in line with a configuration file: the same as "
+    "`rosetta apply FILE`. A dry run unless told otherwise. What the file does not name is left alone.",
+)
+def apply_file() -> None:
+    apply_op()
+
+
+@job(
+    executor_def=in_process_executor,
+    tags=_TAGS,
+    description="Connects to a source with its stored credentials and says what is wrong, if anything.",
+)
+def test_source() -> None:
+    test_source_op()
+
+
+@job(
+    executor_def=in_process_executor,
+    tags=_TAGS,
+    description="Connects to a destination with its stored credentials and says what is wrong, if anything.",
+)
+def test_destination() -> None:
+    test_destination_op()
+
+
+CONFIGURATION_JOBS: list[JobDefinition] = [apply_file, test_source, test_destination]

@@ -18,7 +18,7 @@ import pytest
 from cdc_runner.capture.debezium import convert
 from cdc_runner.capture.debezium.properties import engine_properties
 from cdc_runner.capture.inspect import read_tables
-from cdc_runner.schema import Column, TableId, TableSchema
+from cdc_runner.schema import Column, TableSchema
 from cdc_runner.spec import SourceSpec
 from tests.support import type_cases
 from tests.support.servers import Database, PostgresServer
@@ -281,13 +281,15 @@ def test_text_is_read_back_as_the_same_value(source_server: PostgresServer) -> N
         source_server.drop_database(database.name)
 
 
-def test_types_without_input_are_refused_by_name() -> None:
-    column = Column("statistics", "pg_mcv_list", "pg_mcv_list")
-    schema = TableSchema(TableId("public", "t"), (column,), (), (), replica_identity="f")  # type: ignore[arg-type]
-    assert convert.unsupported_columns(schema) == {"statistics": "PostgreSQL reads no text as pg_mcv_list"}
-    with pytest.raises(ValueError, match="column statistics"):
-        convert.expression(column, "v")
-
-
-def test_marker_differs_between_processes() -> None:
-    assert convert.new_marker() != convert.new_marker()
+def test_install_fails_when_debezium_has_loaded_its_resolver() -> None:
+    script = """
+from cdc_runner.capture.debezium import jvm, text_converter
+jvm.start(256)
+import jpype
+jpype.JClass(text_converter._RESOLVER)
+text_converter.install()
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode != 0
+    assert "RuntimeError: this version of Debezium resolves values in another way" in done.stderr

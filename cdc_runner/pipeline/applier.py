@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import structlog
 
 from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.postgres.evolving import ReloadNeeded
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.position import Position
-from cdc_runner.schema import TableId
+from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.net import NetChange
 from cdc_runner.spec import ResolvedSync
 
@@ -21,6 +22,8 @@ log = structlog.get_logger()
 
 UNIQUE_VIOLATION = "23505"
 INVALID_ENUM = "22P02"
+NARROW = ("22003", "22001", "23502")
+"""Value out of range, too long, or NULL where the target allows none."""
 DETACH_AFTER_SECONDS = 10.0
 _BACK_OFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -74,6 +77,7 @@ class Applier:
         alone: bool,
         on_progress: Callable[[Applier, Mapping[ResolvedSync, int]], None],
         on_recovery: Callable[[], None],
+        present: Callable[[TableId], TableSchema | None],
     ) -> None:
         """Args:
         destination: opened.
@@ -81,7 +85,8 @@ class Applier:
         syncs: what it takes.
         alone: no other destination waits for it, so it is never detached for failures that time may heal.
         on_progress: told after each batch, with the events of each table.
-        on_recovery: told when a detached destination can be reached again.
+        on_recovery: told when a detached destination can be reached again, or a table has to be loaded anew.
+        present: reads a source table's present schema.
         """
         self.destination = destination
         self.pipeline_destination_id = pipeline_destination_id
@@ -91,6 +96,7 @@ class Applier:
         self._alone = alone
         self._on_progress = on_progress
         self._on_recovery = on_recovery
+        self._present = present
         self._queue: queue.Queue[ShapedBatch] = queue.Queue(maxsize=2)
         self._stopping = threading.Event()
         self._by_source: dict[TableId, list[tuple[ResolvedSync, Position]]] = {}
@@ -139,6 +145,8 @@ class Applier:
                 continue
             try:
                 self._apply(batch)
+            except ReloadNeeded as error:
+                self._load_again(error)
             except RosettaError as error:
                 self.status.error = error
                 self.failure = error
@@ -151,12 +159,13 @@ class Applier:
                 self._queue.task_done()
             if self.failure is not None or self.status.detached:
                 self._drop_queued()
-                if self.status.detached and self.failure is None:
+                if self.status.error is not None and self.failure is None:
                     self._wait_for_recovery()
                 return
 
     def _apply(self, batch: ShapedBatch) -> None:
         careful = False
+        tried: set[str] = set()
         attempt = 0
         failing_since: float | None = None
         while True:
@@ -167,14 +176,19 @@ class Applier:
                 self.status.error = None
                 return
             except RosettaError as error:
-                if error.detail.get("sqlstate") == UNIQUE_VIOLATION and not careful:
+                sqlstate = error.detail.get("sqlstate")
+                failing_since = failing_since or time.monotonic()
+                if sqlstate == UNIQUE_VIOLATION and not careful:
                     # Unique values that changed places between rows collide when rows are written one by one.
-                    careful, failing_since = True, failing_since or time.monotonic()
+                    careful = True
                     continue
+                if sqlstate in (INVALID_ENUM, *NARROW) and sqlstate not in tried:
+                    tried.add(str(sqlstate))
+                    if self._catch_up_schema(str(sqlstate)):
+                        continue
                 if error.policy.reaction is not Reaction.RETRY or error.kind is ErrorKind.FENCED:
                     raise
                 self.status.error = error
-                failing_since = failing_since or time.monotonic()
                 log.warning("apply.retry", destination=self.destination.name, attempt=attempt, error=str(error))
                 if not self._alone and time.monotonic() - failing_since > DETACH_AFTER_SECONDS:
                     self.status.detached = True
@@ -182,6 +196,21 @@ class Applier:
             if self._stopping.wait(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)]):
                 return
             attempt += 1
+
+    def _catch_up_schema(self, sqlstate: str) -> bool:
+        """Bring the targets to types that the stream did not tell of; tell whether a new try makes sense."""
+        self.destination.open()
+        if sqlstate == INVALID_ENUM:
+            self.destination.refresh_enums()
+            return True
+        return self.destination.widen(self._present)
+
+    def _load_again(self, error: ReloadNeeded) -> None:
+        log.info("apply.load_again", destination=self.destination.name, reason=str(error))
+        self.destination.open()
+        self.destination.load_again(error.table)
+        self.status.detached = True
+        self._on_recovery()
 
     def _apply_once(self, batch: ShapedBatch, careful: bool) -> None:
         applied = self.destination.apply(self._segments(batch), batch.last, batch.commit_time, careful=careful)

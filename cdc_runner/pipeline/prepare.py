@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import psycopg2
 import structlog
 
 from cdc_runner.capture.publication import SnapshotSlot
@@ -21,6 +22,7 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position, format_lsn
 from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.evolution import diff
 from cdc_runner.spec import PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
@@ -156,7 +158,7 @@ def _plan_table(
             ddl.add_key(session, sync.target, schema)
             return TableLoad(known, chunks, resumed=True)
         if known is not None:
-            cursor.execute(f"TRUNCATE {sync.target.quoted}")
+            _empty_target(session, destination, known, schema, drop_columns=spec.settings.drop_columns)
         chunks = plan_chunks(source.connection(), schema, spec.settings.load_chunk_bytes)
         state.write_chunks(cursor, spec.name, sync.target, chunks)
     return TableLoad(TableState(sync, ready=False, snapshot=Position(0), schema=schema), chunks, resumed=False)
@@ -169,7 +171,7 @@ def _make_target(
     if target_table.read_target(session, sync.target) is None:
         ddl.create_table(session, sync.target, schema, destination.map_schema, with_key=False)
         return
-    errors = [one for one in check.check_table(session, sync.target, schema, destination.map_schema) if one.blocking]
+    errors = [one for one in check.check_table(session, sync.target, schema, destination.map_schema) if one.is_error]
     if errors:
         texts = "; ".join(f"{one.message} ({one.remedy})" for one in errors)
         raise RosettaError(ErrorKind.DESTINATION_SCHEMA, f"target {sync.target}: {texts}")
@@ -178,6 +180,34 @@ def _make_target(
             ErrorKind.DESTINATION_SCHEMA,
             f"target {sync.target} holds rows already, which Rosetta did not put there: empty it or choose another",
         )
+
+
+def _empty_target(
+    session: state.Connection,
+    destination: PostgresDestination,
+    known: TableState,
+    schema: TableSchema,
+    *,
+    drop_columns: bool,
+) -> None:
+    """Empty a target of ours, and bring it to the schema that the source has by now."""
+    table = known.sync.target
+    with session.cursor() as cursor:
+        if target_table.read_target(session, table) is None:
+            ddl.create_table(session, table, schema, destination.map_schema, with_key=False)
+            return
+        cursor.execute(f"TRUNCATE {table.quoted}")
+        changes = diff(known.schema, schema)
+        if not changes:
+            return
+        cursor.execute("SAVEPOINT evolve")
+        try:
+            ddl.evolve(session, table, changes, schema, destination.map_schema, drop_columns=drop_columns)
+        except (RosettaError, psycopg2.Error):
+            # It holds nothing any more, so it can be made anew.
+            cursor.execute("ROLLBACK TO SAVEPOINT evolve")
+            cursor.execute(f"DROP TABLE {table.quoted}")
+            ddl.create_table(session, table, schema, destination.map_schema, with_key=False)
 
 
 def _load(

@@ -210,6 +210,7 @@ class PipelineRun:
                 self._spec.settings,
                 directory=self._directory,
                 fetch=SourceSession(self._spec.source, "fetch").fetch,
+                source=SourceSession(self._spec.source, "types").connection,
                 on_schema_change=self._reporter.schema_change,
             )
             syncs = resolve_syncs(spec, tables)

@@ -69,6 +69,7 @@ class StreamRun:
                 alone=alone,
                 on_progress=self._applied,
                 on_recovery=self._restart.set,
+                present=SourceSession(spec.source, "schema").table,
             )
             for each in attached
         ]

@@ -17,10 +17,11 @@ from cdc_runner.destinations.postgres import ddl, state, statements, types
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
 from cdc_runner.destinations.postgres.order import foreign_key_order
 from cdc_runner.destinations.postgres.statements import TargetShape
+from cdc_runner.destinations.postgres.type_names import TypePlaces
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
-from cdc_runner.shaping.evolution import SchemaChange, diff
+from cdc_runner.shaping.evolution import ChangeKind, SchemaChange, diff
 from cdc_runner.shaping.net import NetChange, NetKind
 from cdc_runner.spec import DestinationSpec, PipelineSettings, ResolvedSync
 
@@ -49,6 +50,7 @@ class PostgresDestination:
         *,
         directory: Path,
         fetch: RowFetcher,
+        source: Callable[[], psycopg2.extensions.connection],
         on_schema_change: SchemaListener | None = None,
     ) -> None:
         """Args:
@@ -57,6 +59,7 @@ class PostgresDestination:
         settings: bounds and policies.
         directory: for short-lived files.
         fetch: reads rows from the source that the target turns out not to have.
+        source: a connection to the source's catalogs, for types that the target lacks.
         on_schema_change: told of each change of a source table, after it is committed.
         """
         self.name = spec.name
@@ -64,6 +67,8 @@ class PostgresDestination:
         self._pipeline = pipeline
         self._settings = settings
         self._fetch = fetch
+        self._source = source
+        self.map_schema = TypePlaces(lambda schema: spec.schema or schema)
         self._on_schema_change = on_schema_change
         self._encoder = BinaryEncoder(directory)
         self._connection: psycopg2.extensions.connection | None = None
@@ -87,6 +92,8 @@ class PostgresDestination:
             with self._connection, self._connection.cursor() as cursor:
                 self._states = {one.sync.target: one for one in state.read_tables(cursor, self._pipeline)}
             self._order = self._become_replica()
+            with self._connection:
+                self.map_schema.learn(self._connection)
         except psycopg2.Error as error:
             self.close()
             raise classify(error, "destination") from error
@@ -188,9 +195,48 @@ class PostgresDestination:
             with self._session() as connection, connection.cursor() as cursor:
                 self._order = foreign_key_order(cursor, list(self._states))
 
-    def map_schema(self, schema: str) -> str:
-        """Return the target schema of a source schema."""
-        return self._spec.schema or schema
+    # -- what a refused batch may need -------------------------------------------------------------------------------
+
+    def refresh_enums(self) -> None:
+        """Give the target's enums the labels that the source's have by now."""
+        with self._session() as connection:
+            schemas = [one.schema for one in self._states.values()]
+            types.refresh_enums(self._source(), connection, schemas, self.map_schema)
+
+    def widen(self, present: Callable[[TableId], TableSchema | None]) -> bool:
+        """Bring types and nullability of the targets to what the source has by now; tell whether anything changed.
+
+        The change stream does not tell of everything that an ALTER TABLE does, a dropped NOT NULL for one.
+
+        Args:
+            present: reads a source table's present schema.
+        """
+        changed = False
+        with self._session() as connection, connection.cursor() as cursor:
+            for known in list(self._states.values()):
+                schema = present(known.sync.source)
+                if schema is None or not known.ready:
+                    continue
+                kinds = (ChangeKind.CHANGE_TYPE, ChangeKind.NULLABILITY)
+                changes = [change for change in diff(known.schema, schema) if change.kind in kinds]
+                if changes:
+                    self._alter(cursor, known.sync.target, changes, schema)
+                    wider = {change.column.number: change.column for change in changes if change.column is not None}
+                    columns = tuple(wider.get(column.number, column) for column in known.schema.columns)
+                    self.remember(cursor, replace(known, schema=replace(known.schema, columns=columns)))
+                    changed = True
+        return changed
+
+    def _alter(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        table: TableId,
+        changes: Sequence[SchemaChange],
+        schema: TableSchema,
+    ) -> None:
+        types.ensure_types(self._source(), cursor.connection, [schema], self.map_schema)
+        drop = self._settings.drop_columns
+        ddl.evolve(cursor.connection, table, changes, schema, self.map_schema, drop_columns=drop)
 
     # -- apply -------------------------------------------------------------------------------------------------------
 
@@ -387,13 +433,6 @@ class PostgresDestination:
         if policy == "freeze":
             return (sync, known.schema, schema, changes) if changes else None
         if changes:
-            ddl.evolve(
-                cursor.connection,
-                sync.target,
-                changes,
-                schema,
-                self.map_schema,
-                drop_columns=self._settings.drop_columns,
-            )
+            self._alter(cursor, sync.target, changes, schema)
         self.remember(cursor, replace(known, schema=schema))
         return (sync, known.schema, schema, changes) if changes else None

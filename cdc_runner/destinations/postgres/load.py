@@ -276,7 +276,12 @@ class _Checked:
         self._thread = thread
         self._failure = failure
 
+    def readline(self, size: int = -1) -> bytes:
+        """Not used by COPY; part of what a readable file is."""
+        raise NotImplementedError
+
     def read(self, size: int = -1) -> bytes:
+        """Read, and at the end make sure that it is the end."""
         data: bytes = self._read(size)
         if not data:
             self._thread.join()

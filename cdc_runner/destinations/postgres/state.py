@@ -174,7 +174,8 @@ class LoadChunk:
 def read_chunks(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId) -> list[LoadChunk]:
     """Return the plan of a target table's load; empty when there is none."""
     cursor.execute(
-        "SELECT chunk, relation_schema, relation_name, filenode, from_page, to_page, row_count FROM _rosetta.load_chunk "
+        "SELECT chunk, relation_schema, relation_name, filenode, from_page, to_page, row_count "
+        "FROM _rosetta.load_chunk "
         "WHERE pipeline = %s AND target_schema = %s AND target_table = %s ORDER BY chunk",
         (pipeline, target.schema, target.name),
     )

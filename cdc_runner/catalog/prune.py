@@ -28,6 +28,8 @@ def prune_absent(run: Application) -> None:
         named = {one.destination for one in entry.destinations}
         for row in pipeline.destinations:
             if row.destination.name not in named:
+                if run.prune:
+                    refuse_when_running(run.session, pipeline)
                 _note(run, "pipeline destination", f"{pipeline.name}/{row.destination.name}", action, row)
     run.session.flush()
     kept = set(run.session.scalars(select(Pipeline.source_id)))

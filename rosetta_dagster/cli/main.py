@@ -33,7 +33,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "doctor": LazyCommand("rosetta_dagster.cli.doctor:doctor", "Check everything that a pipeline needs."),
     "down": LazyCommand("rosetta_dagster.local.commands:down", "Stop what `rosetta up --detach` started."),
     "keygen": LazyCommand("rosetta_dagster.cli.keygen:keygen", "Print a new credential encryption key."),
-    "pipeline": LazyCommand("rosetta_dagster.cli.pipeline:pipeline", "List, show, create, start, pause, refresh and more."),
+    "pipeline": LazyCommand("rosetta_dagster.cli.pipeline:pipeline", "List, show, create, start, pause, remove, ..."),
     "runner": LazyCommand("rosetta_dagster.cli.runner:runner", "Run the pipelines until stopped."),
     "settings": LazyCommand("rosetta_dagster.cli.settings:settings", "List, get and set settings."),
     "source": LazyCommand("rosetta_dagster.cli.source:source", "List, show, test, create, remove."),

@@ -138,6 +138,18 @@ def load_pipeline(session: Session, pipeline_id: int, keyring: Keyring | None = 
     )
 
 
+def desired_status(session: Session, pipeline_id: int) -> str:
+    """Return what a pipeline is to do.
+
+    Raises:
+        RosettaError: NOT_FOUND.
+    """
+    status = session.scalar(select(Pipeline.status).where(Pipeline.id == pipeline_id))
+    if status is None:
+        raise RosettaError(ErrorKind.NOT_FOUND, f"no pipeline with id {pipeline_id}")
+    return status
+
+
 def set_status(session: Session, pipeline_id: int, status: DesiredStatus) -> bool:
     """Set what a pipeline is to do, in `pipelines` and `pipeline_metadata`, in the caller's transaction.
 

@@ -15,10 +15,10 @@ from sqlalchemy import Engine
 from cdc_runner.catalog import leases, reporting
 from cdc_runner.catalog.database import open_catalog, session_scope
 from cdc_runner.catalog.environment import read_environment
-from cdc_runner.catalog.pipelines import load_pipeline
+from cdc_runner.catalog.pipelines import desired_status, load_pipeline, set_status
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
-from cdc_runner.pipeline.prepare import Attached, Progress, prepare
+from cdc_runner.pipeline.prepare import Attached, Progress, prepare, wait_for_slot
 from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.source import SourceSession, SourceTables, resolve_syncs
 from cdc_runner.pipeline.stream import Outcome, StreamRun
@@ -158,9 +158,40 @@ class PipelineRun:
             RosettaError: what ended it.
         """
         log.info("pipeline.starting", pipeline=self._spec.name, generation=self._spec.generation)
+        if self._refresh_wanted():
+            self._refresh()
         while not self._stopping.is_set():
             outcome = self._run_once()
             log.info("pipeline.stream_ended", pipeline=self._spec.name, outcome=outcome.value)
+
+    def _refresh_wanted(self) -> bool:
+        with session_scope(self._catalog) as session:
+            return desired_status(session, self._spec.id) == "REFRESH"
+
+    def _refresh(self) -> None:
+        """Forget all positions and drop the slot, so that every table is copied again under a new one.
+
+        Raises:
+            RosettaError: a destination cannot be reached; nothing was changed there, and the request stands.
+        """
+        attached, _ = self._attach(self._source.tables(self._spec.source.tables))
+        try:
+            if len(attached) < len(self._spec.destinations):
+                raise RosettaError(
+                    ErrorKind.DESTINATION_UNAVAILABLE,
+                    "a refresh needs every destination of the pipeline, and one cannot be reached",
+                )
+            wait_for_slot(self._source, self._stopping)
+            for each in attached:
+                each.destination.reset()
+            self._source.drop_slot()
+        finally:
+            for each in attached:
+                each.destination.close()
+        # From here on the pipeline is one that was never loaded; a kill does not repeat the refresh.
+        with session_scope(self._catalog) as session:
+            set_status(session, self._spec.id, "START")
+        log.info("pipeline.refreshed", pipeline=self._spec.name)
 
     def _run_once(self) -> Outcome:
         tables = self._source.tables(self._spec.source.tables)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg2
@@ -13,30 +13,21 @@ import structlog
 
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.base import Applied, RowFetcher, TableState
-from cdc_runner.destinations.postgres import ddl, state, statements, types
+from cdc_runner.destinations.postgres import ddl, state, types
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
 from cdc_runner.destinations.postgres.order import foreign_key_order
-from cdc_runner.destinations.postgres.statements import TargetShape
 from cdc_runner.destinations.postgres.type_names import TypePlaces
+from cdc_runner.destinations.postgres.writer import TableWriter
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange, diff
-from cdc_runner.shaping.net import NetChange, NetKind
+from cdc_runner.shaping.net import NetChange
 from cdc_runner.spec import DestinationSpec, PipelineSettings, ResolvedSync
 
 log = structlog.get_logger()
 
 SchemaListener = Callable[[ResolvedSync, TableSchema, TableSchema, Sequence[SchemaChange]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A target table in this session: its shape for one source schema, and the number of its staging tables."""
-
-    schema: TableSchema
-    shape: TargetShape
-    number: int
 
 
 class PostgresDestination:
@@ -66,7 +57,6 @@ class PostgresDestination:
         self._spec = spec
         self._pipeline = pipeline
         self._settings = settings
-        self._fetch = fetch
         self._source = source
         self.map_schema = TypePlaces(lambda schema: spec.schema or schema)
         self._on_schema_change = on_schema_change
@@ -74,10 +64,7 @@ class PostgresDestination:
         self._connection: psycopg2.extensions.connection | None = None
         self.epoch = 0
         self._states: dict[TableId, TableState] = {}
-        self._targets: dict[TableId, _Target] = {}
-        self._stagings: set[str] = set()
-        self._filled: set[str] = set()
-        self._numbers: dict[TableId, int] = {}
+        self._writer = TableWriter(self._encoder, fetch, self.map_schema)
         self._order: list[TableId] | None = None
 
     # -- session -----------------------------------------------------------------------------------------------------
@@ -141,8 +128,7 @@ class PostgresDestination:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
-        self._targets.clear()
-        self._stagings.clear()
+        self._writer.forget_session()
 
     def _session(self) -> psycopg2.extensions.connection:
         if self._connection is None:
@@ -170,7 +156,7 @@ class PostgresDestination:
         """Store a table's state in the caller's transaction of this session."""
         state.write_table(cursor, self._pipeline, table)
         self._states[table.sync.target] = table
-        self._targets.pop(table.sync.target, None)
+        self._writer.forget_target(table.sync.target)
 
     def remember_all(self, tables: Sequence[TableState]) -> None:
         """Store states of tables in one transaction."""
@@ -186,11 +172,18 @@ class PostgresDestination:
             state.forget_chunks(cursor, self._pipeline, target)
             self.remember(cursor, replace(self._states[target], ready=False))
 
+    def reset(self) -> None:
+        """Forget the position, and have every table loaded anew."""
+        with self._session() as connection, connection.cursor() as cursor:
+            state.lock_position(cursor, self._pipeline, self.epoch)
+            state.reset_pipeline(cursor, self._pipeline)
+        self.reload_states()
+
     def reload_states(self) -> None:
         """Read the tables' states again, after other sessions changed them."""
         with self._session() as connection, connection.cursor() as cursor:
             self._states = {one.sync.target: one for one in state.read_tables(cursor, self._pipeline)}
-        self._targets.clear()
+        self._writer.forget_targets()
         if self._order is not None:
             with self._session() as connection, connection.cursor() as cursor:
                 self._order = foreign_key_order(cursor, list(self._states))
@@ -257,7 +250,7 @@ class PostgresDestination:
             careful: delete rows before they are written again, so that unique values may change places.
         """
         connection = self._session()
-        self._filled.clear()
+        self._writer.begin()
         events: dict[ResolvedSync, int] = {}
         evolved: list[tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]]] = []
         try:
@@ -289,6 +282,7 @@ class PostgresDestination:
         evolved: list[tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]]],
         careful: bool,
     ) -> None:
+        writer = self._writer
         for sync, change in segment:
             change_list = self._evolve(cursor, sync, change.version.schema)
             if change_list:
@@ -296,129 +290,24 @@ class PostgresDestination:
             events[sync] = events.get(sync, 0) + change.events
         if self._order is None or len({sync.target for sync, _ in segment}) < len(segment):
             for sync, change in segment:
-                staging = self._stage(cursor, sync, change)
-                self._take_away(cursor, sync, change, staging)
-                self._put(cursor, sync, change, staging, careful)
+                staging = writer.stage(cursor, sync, change)
+                writer.take_away(cursor, sync, change, staging)
+                writer.put(cursor, sync, change, staging, careful=careful)
             return
         # Foreign keys are checked: children lose rows first, parents gain rows first.
         rank = {table: place for place, table in enumerate(self._order)}
         ordered = sorted(segment, key=lambda one: rank.get(one[0].target, -1))
-        staged = [(sync, change, self._stage(cursor, sync, change)) for sync, change in ordered]
+        staged = [(sync, change, writer.stage(cursor, sync, change)) for sync, change in ordered]
         for sync, change, staging in reversed(staged):
-            self._take_away(cursor, sync, change, staging)
+            writer.take_away(cursor, sync, change, staging)
         for sync, change, staging in staged:
-            self._put(cursor, sync, change, staging, careful)
-
-    def _target(self, sync: ResolvedSync, schema: TableSchema) -> _Target:
-        target = self._targets.get(sync.target)
-        if target is not None and target.schema == schema:
-            return target
-        number = self._numbers[sync.target] = self._numbers.get(sync.target, 0) + 1
-        column_types = [types.target_type(column, self.map_schema) for column in schema.stream_columns]
-        only = None
-        if self._settings.schema_policy == "freeze":
-            only = set(self._states[sync.target].schema.column_names)
-        shape = TargetShape.of(sync.target, schema, column_types, only)
-        target = _Target(schema, shape, len(self._numbers) * 1_000_000 + number)
-        self._targets[sync.target] = target
-        return target
-
-    def _stage(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> str:
-        """Copy the rows into the session's staging table for this target; return its name."""
-        target = self._target(sync, change.version.schema)
-        name = f"pg_temp.rosetta_{target.number}_{change.kind.value}"
-        if change.rows.num_rows == 0:
-            return name
-        if name not in self._stagings:
-            cursor.execute(statements.create_staging(change.kind, target.shape, name))
-            self._stagings.add(name)
-        elif name in self._filled:
-            # It empties itself at commit only; an earlier segment of this transaction has used it.
-            cursor.execute(f"TRUNCATE {name}")
-        self._filled.add(name)
-        columns = statements.staging_columns(change.kind, target.shape)
-        with self._encoder.encoded(change.rows, columns) as file:
-            cursor.copy_expert(f"COPY {name} FROM STDIN (FORMAT binary)", file, size=1 << 18)
-        return name
-
-    def _take_away(
-        self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange, staging: str
-    ) -> None:
-        shape = self._target(sync, change.version.schema).shape
-        if change.truncate:
-            self._truncate(cursor, shape.table)
-        if not change.deletes or change.rows.num_rows == 0:
-            return
-        if change.kind is NetKind.MERGE:
-            cursor.execute(statements.delete_keys(shape, staging))
-        elif change.kind is NetKind.MULTISET:
-            cursor.execute(statements.delete_multiset(shape, staging))
-
-    def _put(
-        self,
-        cursor: psycopg2.extensions.cursor,
-        sync: ResolvedSync,
-        change: NetChange,
-        staging: str,
-        careful: bool,
-    ) -> None:
-        if change.rows.num_rows == 0:
-            return
-        shape = self._target(sync, change.version.schema).shape
-        if change.kind is NetKind.MOVE:
-            cursor.execute(statements.move(shape, staging))
-        elif change.kind is NetKind.MULTISET:
-            cursor.execute(statements.insert_multiset(shape, staging))
-        else:
-            if change.partial:
-                self._fetch_missing(cursor, shape, change.version.schema, staging)
-            if careful:
-                if change.partial:
-                    cursor.execute(statements.complete_partial(shape, staging))
-                cursor.execute(statements.delete_upserted(shape, staging))
-            elif change.partial:
-                cursor.execute(statements.update_partial(shape, staging))
-            cursor.execute(statements.upsert(shape, staging, partial=change.partial))
-
-    def _fetch_missing(
-        self, cursor: psycopg2.extensions.cursor, shape: TargetShape, schema: TableSchema, staging: str
-    ) -> None:
-        """Complete rows that the target does not hold although the stream only says what changed of them.
-
-        That is so when a row moved between chunks of an initial load that was interrupted. The source's present row is
-        taken: later changes of it are still to come. A row that is gone by now is left out: its delete is to come.
-        """
-        cursor.execute(statements.missing_partial(shape, staging))
-        keys = [tuple(row) for row in cursor.fetchall()]
-        if not keys:
-            return
-        log.info("apply.rows_fetched", table=str(shape.table), rows=len(keys))
-        found = self._fetch(schema, keys)
-        where = " AND ".join(f"c{number} = %s" for number in shape.key)
-        for key in keys:
-            values = found.get(key)
-            if values is None:
-                cursor.execute(f"DELETE FROM {staging} WHERE {where}", key)
-                continue
-            changes = ", ".join(f"c{number} = %s" for number in range(len(values)))
-            cursor.execute(f"UPDATE {staging} SET x = NULL, {changes} WHERE {where}", (*values, *key))
-
-    def _truncate(self, cursor: psycopg2.extensions.cursor, table: TableId) -> None:
-        """Empty a table; one that foreign keys point to cannot be truncated by itself."""
-        cursor.execute(
-            "SELECT EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'f' AND confrelid = %s::regclass)",
-            (table.quoted,),
-        )
-        row = cursor.fetchone()
-        referenced = row is not None and row[0]
-        cursor.execute(f"DELETE FROM {table.quoted}" if referenced else f"TRUNCATE {table.quoted}")
+            writer.put(cursor, sync, change, staging, careful=careful)
 
     def _evolve(
         self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, schema: TableSchema
     ) -> tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]] | None:
         """Bring the target to a new schema of its source table, in the current transaction."""
-        target = self._targets.get(sync.target)
-        if target is not None and target.schema == schema:
+        if self._writer.knows(sync.target, schema):
             return None
         known = self._states.get(sync.target)
         if known is None:
@@ -431,6 +320,7 @@ class PostgresDestination:
             texts = "; ".join(change.text for change in changes)
             raise RosettaError(ErrorKind.SCHEMA_CHANGE_HELD, f"table {sync.source} changed: {texts}")
         if policy == "freeze":
+            self._writer.freeze(sync.target, known.schema.column_names)
             return (sync, known.schema, schema, changes) if changes else None
         if changes:
             self._alter(cursor, sync.target, changes, schema)

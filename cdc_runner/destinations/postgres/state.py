@@ -232,6 +232,13 @@ def forget_chunks(cursor: psycopg2.extensions.cursor, pipeline: str, target: Tab
     )
 
 
+def reset_pipeline(cursor: psycopg2.extensions.cursor, pipeline: str) -> None:
+    """Forget position and loads of a pipeline, in the current transaction; its targets stay known as its own."""
+    cursor.execute("UPDATE _rosetta.stream_position SET end_lsn = NULL WHERE pipeline = %s", (pipeline,))
+    cursor.execute("UPDATE _rosetta.table_state SET ready = false WHERE pipeline = %s", (pipeline,))
+    cursor.execute("DELETE FROM _rosetta.load_chunk WHERE pipeline = %s", (pipeline,))
+
+
 def forget_pipeline(connection: psycopg2.extensions.connection, pipeline: str) -> None:
     """Remove everything kept for a pipeline. Commits."""
     with connection, connection.cursor() as cursor:

@@ -1,0 +1,187 @@
+"""Net changes of one table into its target, within the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import psycopg2.extensions
+import structlog
+
+from cdc_runner.destinations.base import RowFetcher
+from cdc_runner.destinations.postgres import statements, types
+from cdc_runner.destinations.postgres.encode import BinaryEncoder
+from cdc_runner.destinations.postgres.statements import TargetShape
+from cdc_runner.destinations.postgres.type_names import SchemaMap
+from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.net import NetChange, NetKind
+from cdc_runner.spec import ResolvedSync
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A target table in this session: its shape for one source schema, and the number of its staging tables."""
+
+    schema: TableSchema
+    shape: TargetShape
+    number: int
+
+
+class TableWriter:
+    """Stages rows and writes them. Knows which staging tables the session has."""
+
+    def __init__(self, encoder: BinaryEncoder, fetch: RowFetcher, map_schema: SchemaMap) -> None:
+        """Args:
+        encoder: writes rows as binary COPY.
+        fetch: reads rows from the source that the target turns out not to have.
+        map_schema: source schema to target schema.
+        """
+        self._encoder = encoder
+        self._fetch = fetch
+        self._map_schema = map_schema
+        self._targets: dict[TableId, _Target] = {}
+        self._frozen: dict[TableId, frozenset[str]] = {}
+        self._stagings: set[str] = set()
+        self._filled: set[str] = set()
+        self._count = 0
+
+    def begin(self) -> None:
+        """A transaction begins: the staging tables are empty."""
+        self._filled.clear()
+
+    def forget_session(self) -> None:
+        """The session is gone, and its staging tables with it."""
+        self._targets.clear()
+        self._stagings.clear()
+
+    def forget_targets(self) -> None:
+        """Targets may have other columns now."""
+        self._targets.clear()
+
+    def forget_target(self, table: TableId) -> None:
+        """A target may have other columns now."""
+        self._targets.pop(table, None)
+
+    def knows(self, table: TableId, schema: TableSchema) -> bool:
+        """Tell whether rows of this schema were written to the target before."""
+        target = self._targets.get(table)
+        return target is not None and target.schema == schema
+
+    def freeze(self, table: TableId, columns: Iterable[str]) -> None:
+        """Write only these columns of a target from now on."""
+        self._frozen[table] = frozenset(columns)
+        self._targets.pop(table, None)
+
+    def _target(self, sync: ResolvedSync, schema: TableSchema) -> _Target:
+        target = self._targets.get(sync.target)
+        if target is not None and target.schema == schema:
+            return target
+        self._count += 1
+        column_types = [types.target_type(column, self._map_schema) for column in schema.stream_columns]
+        shape = TargetShape.of(sync.target, schema, column_types, self._frozen.get(sync.target))
+        target = _Target(schema, shape, self._count)
+        self._targets[sync.target] = target
+        return target
+
+    def stage(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> str:
+        """Copy the rows into the session's staging table for this target; return its name."""
+        target = self._target(sync, change.version.schema)
+        name = f"pg_temp.rosetta_{target.number}_{change.kind.value}"
+        if change.rows.num_rows == 0:
+            return name
+        if name not in self._stagings:
+            cursor.execute(statements.create_staging(change.kind, target.shape, name))
+            self._stagings.add(name)
+        elif name in self._filled:
+            # It empties itself at commit only; an earlier segment of this transaction has used it.
+            cursor.execute(f"TRUNCATE {name}")
+        self._filled.add(name)
+        columns = statements.staging_columns(change.kind, target.shape)
+        with self._encoder.encoded(change.rows, columns) as file:
+            cursor.copy_expert(f"COPY {name} FROM STDIN (FORMAT binary)", file, size=1 << 18)
+        return name
+
+    def take_away(
+        self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange, staging: str
+    ) -> None:
+        """Empty the target if it was truncated, and delete the rows that are staged as gone."""
+        shape = self._target(sync, change.version.schema).shape
+        if change.truncate:
+            self._truncate(cursor, shape.table)
+        if not change.deletes or change.rows.num_rows == 0:
+            return
+        if change.kind is NetKind.MERGE:
+            cursor.execute(statements.delete_keys(shape, staging))
+        elif change.kind is NetKind.MULTISET:
+            cursor.execute(statements.delete_multiset(shape, staging))
+
+    def put(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        sync: ResolvedSync,
+        change: NetChange,
+        staging: str,
+        *,
+        careful: bool,
+    ) -> None:
+        """Write the staged rows that the target is to hold.
+
+        Args:
+            cursor: of the apply transaction.
+            sync: source and target.
+            change: what was staged.
+            staging: name of the staging table.
+            careful: delete the rows before they are written, so that unique values may change places.
+        """
+        if change.rows.num_rows == 0:
+            return
+        shape = self._target(sync, change.version.schema).shape
+        if change.kind is NetKind.MOVE:
+            cursor.execute(statements.move(shape, staging))
+        elif change.kind is NetKind.MULTISET:
+            cursor.execute(statements.insert_multiset(shape, staging))
+        else:
+            if change.partial:
+                self._fetch_missing(cursor, shape, change.version.schema, staging)
+            if careful:
+                if change.partial:
+                    cursor.execute(statements.complete_partial(shape, staging))
+                cursor.execute(statements.delete_upserted(shape, staging))
+            elif change.partial:
+                cursor.execute(statements.update_partial(shape, staging))
+            cursor.execute(statements.upsert(shape, staging, partial=change.partial))
+
+    def _fetch_missing(
+        self, cursor: psycopg2.extensions.cursor, shape: TargetShape, schema: TableSchema, staging: str
+    ) -> None:
+        """Complete rows that the target does not hold although the stream only says what changed of them.
+
+        That is so when a row moved between chunks of an initial load that was interrupted. The source's present row is
+        taken: later changes of it are still to come. A row that is gone by now is left out: its delete is to come.
+        """
+        cursor.execute(statements.missing_partial(shape, staging))
+        keys = [tuple(row) for row in cursor.fetchall()]
+        if not keys:
+            return
+        log.info("apply.rows_fetched", table=str(shape.table), rows=len(keys))
+        found = self._fetch(schema, keys)
+        where = " AND ".join(f"c{number} = %s" for number in shape.key)
+        for key in keys:
+            values = found.get(key)
+            if values is None:
+                cursor.execute(f"DELETE FROM {staging} WHERE {where}", key)
+                continue
+            changes = ", ".join(f"c{number} = %s" for number in range(len(values)))
+            cursor.execute(f"UPDATE {staging} SET x = NULL, {changes} WHERE {where}", (*values, *key))
+
+    def _truncate(self, cursor: psycopg2.extensions.cursor, table: TableId) -> None:
+        """Empty a table; one that foreign keys point to cannot be truncated by itself."""
+        cursor.execute(
+            "SELECT EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'f' AND confrelid = %s::regclass)",
+            (table.quoted,),
+        )
+        row = cursor.fetchone()
+        referenced = row is not None and row[0]
+        cursor.execute(f"DELETE FROM {table.quoted}" if referenced else f"TRUNCATE {table.quoted}")

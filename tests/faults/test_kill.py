@@ -1,0 +1,158 @@
+"""`kill -9` of the pipeline process, which hosts the JVM, at random moments under a mixed load."""
+
+from __future__ import annotations
+
+import random
+import threading
+from contextlib import closing
+
+import psycopg2
+import pytest
+
+from tests.support.pipelines import PipelineHarness
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(3600)]
+
+SETUP = """
+CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL, note text);
+INSERT INTO account SELECT i, 1000, repeat('n', 50) FROM generate_series(1, 200) i;
+CREATE TABLE entry (at int, line text);
+ALTER TABLE entry REPLICA IDENTITY FULL;
+INSERT INTO entry SELECT i % 5, 'same' FROM generate_series(1, 50) i;
+CREATE TABLE bulk (id bigint PRIMARY KEY, v text);
+"""
+
+
+class Load(threading.Thread):
+    """A mixed workload: transfers whose sum never changes, equal rows without a key, bulk statements now and then."""
+
+    def __init__(self, harness: PipelineHarness, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.stopping = threading.Event()
+        self.transactions = 0
+        self._harness = harness
+        self._random = random.Random(seed)
+        self._next = 0
+
+    def run(self) -> None:
+        with closing(self._harness.source.connect()) as connection:
+            connection.autocommit = False
+            while not self.stopping.is_set():
+                with connection, connection.cursor() as cursor:
+                    self._one(cursor)
+                self.transactions += 1
+                self.stopping.wait(0.002)
+
+    def _one(self, cursor: psycopg2.extensions.cursor) -> None:
+        draw = self._random.random()
+        if draw < 0.7:
+            first, second = self._random.sample(range(1, 201), 2)
+            amount = self._random.randint(1, 50)
+            cursor.execute("UPDATE account SET balance = balance - %s WHERE id = %s", (amount, first))
+            cursor.execute("UPDATE account SET balance = balance + %s WHERE id = %s", (amount, second))
+            cursor.execute("INSERT INTO entry VALUES (%s, 'same')", (self._random.randint(0, 4),))
+        elif draw < 0.8:
+            cursor.execute("DELETE FROM entry WHERE ctid = (SELECT ctid FROM entry WHERE at = %s LIMIT 1)", (1,))
+        elif draw < 0.9:
+            old, new = self._random.randint(1, 200), self._random.randint(1, 200)
+            cursor.execute("SELECT balance FROM account WHERE id IN (%s, %s) FOR UPDATE", (old, new))
+            # Two accounts change their numbers.
+            cursor.execute("UPDATE account SET id = -id WHERE id IN (%s, %s)", (old, new))
+            if old != new:
+                cursor.execute("UPDATE account SET id = CASE id WHEN %s THEN %s ELSE %s END WHERE id IN (%s, %s)",
+                               (-old, new, old, -old, -new))  # fmt: skip
+            else:
+                cursor.execute("UPDATE account SET id = -id WHERE id = %s", (-old,))
+        elif draw < 0.97:
+            size = self._random.choice((100, 1000))
+            cursor.execute(
+                "INSERT INTO bulk SELECT i, 'v' FROM generate_series(%s, %s) i", (self._next, self._next + size - 1)
+            )
+            self._next += size
+        elif draw < 0.99:
+            cursor.execute("UPDATE bulk SET v = v || '.' WHERE id %% 3 = %s", (self._random.randint(0, 2),))
+        else:
+            cursor.execute("DELETE FROM bulk WHERE id % 7 = 1")
+
+
+class Watcher(threading.Thread):
+    """Reads the sum of the balances at the target all the time: it must be that of the source at every moment."""
+
+    def __init__(self, harness: PipelineHarness, total: int) -> None:
+        super().__init__(daemon=True)
+        self.stopping = threading.Event()
+        self.wrong: list[object] = []
+        self.reads = 0
+        self._harness = harness
+        self._total = total
+
+    def run(self) -> None:
+        with closing(self._harness.targets["target"].connect()) as connection, connection.cursor() as cursor:
+            while not self.stopping.wait(0.005):
+                cursor.execute("SELECT sum(balance), count(*) FROM account")
+                row = cursor.fetchone()
+                self.reads += 1
+                if row != (self._total, 200):
+                    self.wrong.append(row)
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.slow)], ids=["five-kills", "thirty-kills"])
+def test_kills_at_random_moments_lose_and_repeat_nothing(pipeline: PipelineHarness, kills: int) -> None:
+    """The process dies again and again, also within a COPY of 10,000 rows and an update of a large table."""
+    chance = random.Random(20260 + kills)
+    pipeline.source.execute(SETUP)
+    pipeline.configure()
+    pipeline.start()
+    pipeline.wait_caught_up()
+    load, watcher = Load(pipeline, 7), Watcher(pipeline, 200 * 1000)
+    load.start()
+    watcher.start()
+    try:
+        for number in range(kills):
+            before = pipeline.position("target")
+            if number % 5 == 1:
+                _copy_rows(pipeline, 10_000, number)
+            wait_for(lambda before=before: pipeline.position("target") > before, 90, "the stream to move")  # type: ignore[misc]
+            threading.Event().wait(chance.uniform(0.0, 1.5))
+            pipeline.kill()
+            pipeline.start()
+        load.stopping.set()
+        load.join(30)
+        pipeline.wait_caught_up(180)
+    finally:
+        load.stopping.set()
+        watcher.stopping.set()
+    watcher.join(10)
+    pipeline.assert_equal()
+    assert watcher.reads > 100
+    assert not watcher.wrong, f"{len(watcher.wrong)} of {watcher.reads} reads saw a sum that the source never had"
+
+
+def _copy_rows(harness: PipelineHarness, rows: int, number: int) -> None:
+    base = 1_000_000 * (number + 1)
+    harness.source.execute(
+        "INSERT INTO bulk SELECT i, 'copied' FROM generate_series(%s, %s) i", (base, base + rows - 1)
+    )
+
+
+def test_kills_during_the_initial_load_resume_by_chunk(pipeline: PipelineHarness) -> None:
+    """Chunks that are in stay in; a table without a key starts again; changes meanwhile are neither lost nor doubled."""
+    source = pipeline.source
+    source.execute(SETUP)
+    source.execute("INSERT INTO bulk SELECT i, repeat('b', 400) FROM generate_series(1, 60000) i")
+    source.execute("INSERT INTO entry SELECT i % 7, repeat('e', 200) FROM generate_series(1, 30000) i")
+    pipeline.configure(settings={"load_chunk_bytes": 1 << 20, "load_workers": 2})
+    load = Load(pipeline, 11)
+    load._next = 10_000_000
+    load.start()
+    chance = random.Random(5)
+    for _ in range(4):
+        pipeline.start()
+        threading.Event().wait(chance.uniform(1.5, 3.5))
+        pipeline.kill()
+    pipeline.start()
+    load.stopping.set()
+    load.join(30)
+    pipeline.wait_caught_up(180)
+    pipeline.assert_equal()

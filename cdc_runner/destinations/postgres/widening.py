@@ -51,10 +51,10 @@ def accepts(source: Column, target: Column, schema_map: SchemaMap) -> bool:
     if target.type_kind == "d":
         # It may have constraints that the source's type does not have.
         return False
-    if is_array(source) != is_array(target):
-        return _takes_text(target) and not is_array(source)
     if _takes_text(target):
         return True
+    if is_array(source) != is_array(target):
+        return False
     if target.type_schema not in BUILT_IN:
         if _base(target) == "citext":
             return _holds(_base(source), _numbers(source), "citext", ())
@@ -65,6 +65,13 @@ def accepts(source: Column, target: Column, schema_map: SchemaMap) -> bool:
     if source.type_schema not in BUILT_IN and source.type_kind != "d" and _base(source) != "citext":
         return False
     return _holds(_base(source), _numbers(source), _base(target), _numbers(target))
+
+
+def holds(before: Column, after: Column) -> bool:
+    """Tell whether every value of a source column has the same meaning in another built-in type of the source."""
+    if is_array(before) != is_array(after) or {before.type_schema, after.type_schema} > set(BUILT_IN):
+        return False
+    return _holds(_base(before), _numbers(before), _base(after), _numbers(after)) or _takes_text(after)
 
 
 def same_schema(schema: str) -> str:

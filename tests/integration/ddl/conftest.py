@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,12 +14,12 @@ from cdc_runner.connections import connect
 from cdc_runner.destinations.postgres import ddl, types
 from cdc_runner.schema import TableId, TableSchema, quote_literal
 from cdc_runner.shaping.evolution import SchemaChange, diff
-from tests.support.servers import Database
+from tests.support.servers import Database, PostgresServer
 
 
 @dataclass
 class Pair:
-    """A source and a target; the source is in autocommit mode, the target in a transaction that nobody commits."""
+    """A source and a target."""
 
     source: psycopg2.extensions.connection
     target: psycopg2.extensions.connection
@@ -89,17 +90,27 @@ class Pair:
         assert source, "the comparison of empty tables says nothing"
 
 
+@pytest.fixture(scope="module")
+def databases(source_server: PostgresServer, target_server: PostgresServer) -> Iterator[tuple[Database, Database]]:
+    """An empty source and target for all tests of a module: each test takes back what it did."""
+    suffix = secrets.token_hex(4)
+    source = source_server.create_database(f"test_ddl_source_{suffix}")
+    target = target_server.create_database(f"test_ddl_target_{suffix}")
+    yield source, target
+    source_server.drop_database(source.name)
+    target_server.drop_database(target.name)
+
+
 @pytest.fixture
-def make_pair(source_database: Database, target_database: Database) -> Iterator[Callable[..., Pair]]:
-    """A factory of pairs with a schema map."""
+def make_pair(databases: tuple[Database, Database]) -> Iterator[Callable[..., Pair]]:
+    """A factory of pairs with a schema map; both sides are rolled back at the end."""
     opened: list[psycopg2.extensions.connection] = []
 
     def make(schema_map: types.SchemaMap | None = None) -> Pair:
-        source = connect(source_database.address(), application_name="test")
-        target = connect(target_database.address(), application_name="test", side="destination")
-        opened.extend([source, target])
-        source.autocommit = True
-        return Pair(source, target, schema_map or types.TypePlaces(str))
+        source, target = databases
+        opened.append(connect(source.address(), application_name="test"))
+        opened.append(connect(target.address(), application_name="test", side="destination"))
+        return Pair(opened[-2], opened[-1], schema_map or types.TypePlaces(str))
 
     yield make
     for connection in opened:
@@ -110,3 +121,14 @@ def make_pair(source_database: Database, target_database: Database) -> Iterator[
 def pair(make_pair: Callable[..., Pair]) -> Pair:
     """A pair whose target has the source's schema names."""
     return make_pair()
+
+
+@pytest.fixture
+def lasting_pair(source_database: Database, target_database: Database) -> Iterator[Pair]:
+    """A pair for a test that commits at the target; the source is in autocommit mode."""
+    source = connect(source_database.address(), application_name="test")
+    target = connect(target_database.address(), application_name="test", side="destination")
+    source.autocommit = True
+    yield Pair(source, target, types.TypePlaces(str))
+    source.close()
+    target.close()

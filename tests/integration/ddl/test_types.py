@@ -88,7 +88,8 @@ def test_type_of_another_kind_at_the_target_is_a_clear_error(pair: Pair) -> None
         pair.create()
 
 
-def test_labels_added_to_an_enum_later_get_the_place_they_have_at_the_source(pair: Pair) -> None:
+def test_labels_added_to_an_enum_later_get_the_place_they_have_at_the_source(lasting_pair: Pair) -> None:
+    pair = lasting_pair
     pair.at_source("CREATE TYPE mood AS ENUM ('c', 'f')", "CREATE TABLE t (id int PRIMARY KEY, a mood[])")
     schema = pair.create()
     pair.target.commit()

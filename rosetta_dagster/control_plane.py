@@ -15,7 +15,10 @@ from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows
 from rosetta_dagster.sensors.pipeline_refresh_check import build_pipeline_refresh_check
 from rosetta_dagster.sensors.replication_monitor import replication_monitor
 from rosetta_dagster.sensors.runner_alive import runner_alive
+from rosetta_dagster.sensors.system_metric_collection import system_metric_collection
 from rosetta_dagster.sensors.table_list_refresh import table_list_refresh
+from rosetta_dagster.sensors.wal_monitor import wal_monitor
+from rosetta_dagster.sensors.worker_health_check import worker_health_check
 
 _SNAPSHOT_FILE = "dagster_catalog.json"
 
@@ -38,6 +41,9 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
             runner_alive,
             replication_monitor,
             table_list_refresh,
+            wal_monitor,
+            worker_health_check,
+            system_metric_collection,
             build_pipeline_refresh_check(snapshot.fingerprint),
         ],
         metadata=_location_metadata(snapshot),

@@ -52,6 +52,8 @@ def pipeline_summary(health: PipelineHealth) -> str:
     errors = [stream.error for stream in health.streams if stream.error]
     if health.state == "ERROR" or errors:
         return f"{health.state}: {health.last_error or errors[0]}"
+    if health.slot_status == "ERROR":
+        return f"{health.state}: {health.slot_problem}"
     if health.keeps_up and health.caught_up_at is not None:
         return f"{health.state}: caught up as of {health.caught_up_at:%Y-%m-%d %H:%M:%S} UTC at the source"
     loading = sum(table.load_state in ("PENDING", "LOADING") for table in health.tables)
@@ -74,6 +76,11 @@ def pipeline_metadata(health: PipelineHealth, rows: int, rows_per_second: float 
         metadata["lag ms"] = MetadataValue.int(health.worst_lag_ms)
     if health.worst_lag_bytes is not None:
         metadata["lag bytes"] = MetadataValue.int(health.worst_lag_bytes)
+    if health.retained_wal_bytes is not None:
+        metadata["slot WAL bytes"] = MetadataValue.int(health.retained_wal_bytes)
+    if health.slot_status is not None:
+        problem = f": {health.slot_problem}" if health.slot_problem else ""
+        metadata["slot"] = MetadataValue.text(f"{health.slot_status}{problem}")
     if health.caught_up_at is not None:
         metadata["last source commit"] = MetadataValue.timestamp(health.caught_up_at)
     if health.last_error:

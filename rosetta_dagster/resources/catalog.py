@@ -175,6 +175,7 @@ class PipelineHealth:
     Attributes:
         wanted: what was asked for: START, PAUSE or REFRESH.
         state: what is: RUNNING, PAUSED or ERROR.
+        slot_status: OK, WARNING or ERROR, from the sensor wal_monitor; None before its first look.
     """
 
     pipeline: str
@@ -184,6 +185,9 @@ class PipelineHealth:
     last_error: str | None
     streams: tuple[StreamHealth, ...]
     tables: tuple[TableHealth, ...]
+    slot_status: str | None = None
+    slot_problem: str | None = None
+    retained_wal_bytes: int | None = None
 
     @property
     def keeps_up(self) -> bool:
@@ -214,8 +218,12 @@ class PipelineHealth:
 _PIPELINES = text(
     """
     SELECT p.name AS pipeline, s.name AS source, p.status AS wanted, coalesce(m.status, 'PAUSED') AS state,
-           CASE WHEN m.status = 'ERROR' THEN m.last_error END AS last_error
-    FROM pipelines p JOIN sources s ON s.id = p.source_id LEFT JOIN pipeline_metadata m ON m.pipeline_id = p.id
+           CASE WHEN m.status = 'ERROR' THEN m.last_error END AS last_error,
+           w.status AS slot_status, w.error_message AS slot_problem, w.retained_wal_bytes
+    FROM pipelines p
+    JOIN sources s ON s.id = p.source_id
+    LEFT JOIN pipeline_metadata m ON m.pipeline_id = p.id
+    LEFT JOIN wal_monitor w ON w.source_id = s.id
     ORDER BY p.name
     """
 )
@@ -234,6 +242,11 @@ def read_health(session: Session) -> list[PipelineHealth]:
         for row in session.execute(_PIPELINES).mappings()
         for name in [row["pipeline"]]
     ]
+
+
+def read_pipeline_states(session: Session) -> list[PipelineHealth]:
+    """Return the pipelines with their states, without destinations and tables: cheap enough for every few seconds."""
+    return [PipelineHealth(**row, streams=(), tables=()) for row in session.execute(_PIPELINES).mappings()]
 
 
 def record_job(session: Session, job: str, error: str | None = None) -> None:
@@ -313,3 +326,8 @@ def read_catalog_fingerprint(session: Session) -> str:
 def read_pipeline_names(session: Session) -> list[str]:
     """Return the names of the pipelines in their order."""
     return list(session.execute(text("SELECT name FROM pipelines ORDER BY name")).scalars())
+
+
+def read_pipeline_ids(session: Session) -> dict[int, str]:
+    """Return the names of the pipelines by their ids."""
+    return {row.id: row.name for row in session.execute(text("SELECT id, name FROM pipelines"))}

@@ -1,0 +1,111 @@
+"""CPU and memory of this host, of the runners on it, and of their pipelines."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+from sqlalchemy.orm import Session
+
+from cdc_runner.catalog.models import SystemMetric
+from rosetta_dagster.resources.catalog import RunnerHeartbeat
+
+_PIPELINE_MODULE = "cdc_runner.pipeline"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one subject uses: percent of one core (of all cores for the host) and bytes."""
+
+    subject: str
+    cpu_percent: float
+    used_memory: int
+    total_memory: int | None = None
+    used_swap: int | None = None
+    total_swap: int | None = None
+
+
+class Machine:
+    """Measures; holds the processes, as their CPU use is the difference between two looks."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, psutil.Process] = {}
+        psutil.cpu_percent(None)
+
+    def measure(self, runners: Sequence[RunnerHeartbeat], pipelines: Mapping[int, str]) -> list[Usage]:
+        """Return the use of the host, and of the runners of this host with their pipelines.
+
+        Args:
+            runners: those that live, on any host.
+            pipelines: names by id.
+        """
+        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+        host = Usage("host", psutil.cpu_percent(None), memory.used, memory.total, swap.used, swap.total)
+        found: dict[int, tuple[str, psutil.Process]] = {}
+        for runner in runners:
+            if runner.host == socket.gethostname():
+                found |= self._family(runner.pid, pipelines)
+        self._processes = {pid: process for pid, (_, process) in found.items()}
+        measured = (_measure(subject, process) for subject, process in found.values())
+        return [host, *(usage for usage in measured if usage is not None)]
+
+    def _family(self, pid: int, pipelines: Mapping[int, str]) -> dict[int, tuple[str, psutil.Process]]:
+        found: dict[int, tuple[str, psutil.Process]] = {}
+        try:
+            runner = self._known(pid)
+            found[pid] = ("runner", runner)
+            for child in runner.children(recursive=True):
+                name = pipelines.get(_pipeline_id(child.cmdline()) or -1)
+                if name is not None:
+                    found[child.pid] = (f"pipeline:{name}", self._known(child.pid))
+        except psutil.Error:
+            # Ended meanwhile, or another user's: what was found so far counts.
+            pass
+        return found
+
+    def _known(self, pid: int) -> psutil.Process:
+        known = self._processes.get(pid)
+        return known if known is not None and known.is_running() else psutil.Process(pid)
+
+
+def _measure(subject: str, process: psutil.Process) -> Usage | None:
+    try:
+        return Usage(subject, process.cpu_percent(None), process.memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def _pipeline_id(command: Sequence[str]) -> int | None:
+    """Return the id in `python -m cdc_runner.pipeline ID …`."""
+    words = list(command)
+    try:
+        return int(words[words.index(_PIPELINE_MODULE) + 1])
+    except (ValueError, IndexError):
+        return None
+
+
+def store_usage(session: Session, usage: Sequence[Usage]) -> None:
+    """Keep what was measured; pruned by age."""
+    host = socket.gethostname()
+    session.add_all(
+        SystemMetric(
+            host=host,
+            subject=one.subject,
+            cpu_usage=one.cpu_percent,
+            total_memory=one.total_memory,
+            used_memory=one.used_memory,
+            total_swap=one.total_swap,
+            used_swap=one.used_swap,
+        )
+        for one in usage
+    )
+
+
+def usage_line(usage: Sequence[Usage]) -> str:
+    """Return one line for the list of ticks."""
+    host, *others = usage
+    share = 100 * host.used_memory / host.total_memory if host.total_memory else 0
+    rest = "; ".join(f"{one.subject} {one.cpu_percent:.0f} % {one.used_memory / 1048576:.0f} MB" for one in others[:5])
+    return f"host {host.cpu_percent:.0f} % CPU, {share:.0f} % memory" + (f"; {rest}" if rest else "; no runner here")

@@ -1,0 +1,142 @@
+"""The control plane as an operator meets it: Dagster's own processes on PostgreSQL, asked over HTTP, in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cdc_runner.catalog.database import open_catalog
+from tests.support.catalog import store_pipeline
+from tests.support.dagster_pages import DagsterPages, running_pages
+from tests.support.servers import PostgresServer
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.dagster, pytest.mark.pg, pytest.mark.slow, pytest.mark.timeout(600)]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1440,1200",
+    # Time of the page, which passes as fast as the page loads.
+    "--virtual-time-budget=15000",
+)  # fmt: skip
+# A busy machine starts a run in a minute; an idle one in three seconds.
+PATIENCE = 180.0
+
+
+@pytest.fixture(scope="module")
+def pages(config_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterPages]:
+    catalog = config_server.create_database("test_pages_config")
+    storage = config_server.create_database("test_pages_dagster")
+    try:
+        open_catalog(catalog.url()).dispose()
+        store_pipeline(catalog.url(), "shop", ("orders", "customers"))
+        with running_pages(catalog, storage, tmp_path_factory.mktemp("pages")) as running:
+            yield running
+            _end_runners(running)
+    finally:
+        config_server.drop_database(catalog.name)
+        config_server.drop_database(storage.name)
+
+
+def _end_runners(pages: DagsterPages) -> None:
+    for (pid,) in pages.catalog.execute("SELECT pid FROM runner_heartbeats"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+
+
+def living_runner(pages: DagsterPages) -> int | None:
+    rows = pages.catalog.execute(
+        "SELECT pid FROM runner_heartbeats WHERE state = 'RUNNING' AND heartbeat_at > now() - interval '20 s'"
+    )
+    return next((pid for (pid,) in rows if psutil.pid_exists(pid)), None)
+
+
+def test_sensor_starts_the_runner_and_replaces_a_killed_one(pages) -> None:
+    first = wait_for(lambda: living_runner(pages), PATIENCE, "the sensor to start a runner")
+    started = [tick for tick in pages.ticks("runner_alive") if tick["runIds"]]
+    assert pages.wait_for_run(started[-1]["runIds"][0]) == "SUCCESS"
+    wait_for(
+        lambda: "runner RUNNING" in (pages.ticks("runner_alive")[0]["skipReason"] or ""),
+        PATIENCE,
+        "the sensor to see it",
+    )
+    psutil.Process(first).kill()
+    wait_for(lambda: living_runner(pages) not in (None, first), PATIENCE, "another runner")
+
+
+def test_operator_pauses_a_pipeline_from_the_launchpad(pages) -> None:
+    wait_for(lambda: pages.ticks("pipeline_refresh_check"), PATIENCE, "the pickers to be filled")
+    run = pages.launch("pause_pipeline", partition="shop")
+    assert pages.wait_for_run(run, PATIENCE) == "SUCCESS"
+    assert pages.catalog.execute("SELECT status FROM pipelines WHERE name = 'shop'") == [("PAUSE",)]
+    assert pages.wait_for_run(pages.launch("start_pipeline", partition="shop")) == "SUCCESS"
+
+
+def test_events_reach_the_assets(pages) -> None:
+    assert "rosetta/shop/shop-warehouse/public/orders" in pages.assets()
+    told = wait_for(
+        lambda: pages.assets()["rosetta/shop/shop-warehouse/public/orders"], PATIENCE, "an event of the table"
+    )
+    assert told > 0
+
+
+def test_new_pipeline_appears_without_a_restart(pages) -> None:
+    store_pipeline(pages.catalog.url(), "billing", ("invoices",))
+    wait_for(lambda: "rosetta/billing" in pages.assets(), PATIENCE, "the new pipeline's assets")
+    query = """
+    { partitionSetsOrError: pipelineOrError(params: {
+        pipelineName: "pause_pipeline", repositoryName: "__repository__", repositoryLocationName: "rosetta"
+      }) { ... on Pipeline { partitionKeysOrError { ... on PartitionKeys { partitionKeys } } } } }
+    """
+    keys = pages.ask(query)["partitionSetsOrError"]["partitionKeysOrError"]["partitionKeys"]
+    assert set(keys) == {"shop", "billing"}
+
+
+def test_no_secret_is_in_dagsters_storage(pages, config_server) -> None:
+    wait_for(lambda: pages.ticks("replication_monitor"), PATIENCE, "a tick of the monitor")
+    bodies = {"event_logs": "event", "runs": "run_body", "job_ticks": "tick_body", "jobs": "job_body"}
+    for table, column in bodies.items():
+        rows = config_server.execute(
+            f"SELECT count(*) FROM {table} WHERE {column} LIKE '%%canary-word%%' OR {column} LIKE %s",
+            (f"%{config_server.password}%",),
+            database="test_pages_dagster",
+        )
+        assert rows == [(0,)], table
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
+def test_browser_shows_the_health_of_a_pipeline(pages, tmp_path: Path) -> None:
+    wait_for(lambda: pages.assets()["rosetta/shop"], PATIENCE, "an event of the pipeline")
+    words = ("pipeline_shop", "lag ms", "rows applied", "largest tables", "Freshness policy")
+    page, picture = f"{pages.url}/assets/rosetta/shop", tmp_path / "page.png"
+
+    def seen() -> bool:
+        shown = browse(page, tmp_path, "--dump-dom")
+        missing = [word for word in words if word not in shown]
+        assert not missing, missing
+        return True
+
+    def pictured() -> bool:
+        browse(page, tmp_path, f"--screenshot={picture}")
+        return picture.exists() and picture.stat().st_size > 20_000
+
+    wait_for(seen, PATIENCE, "the page to show numbers")
+    wait_for(pictured, PATIENCE, "a picture of the page")
+
+
+def browse(url: str, directory: Path, *arguments: str) -> str:
+    """Return what a new browser prints; nothing when it took too long."""
+    profile = directory / "profile"
+    shutil.rmtree(profile, ignore_errors=True)
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *arguments, url]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    return ""

@@ -21,9 +21,8 @@ from cdc_runner.spec import ResolvedSync
 log = structlog.get_logger()
 
 UNIQUE_VIOLATION = "23505"
-INVALID_ENUM = "22P02"
-NARROW = ("22003", "22001", "23502")
-"""Value out of range, too long, or NULL where the target allows none."""
+NARROW = ("22003", "22001", "23502", "22P02", "23514")
+"""Value out of range, too long, NULL where the target allows none, unknown to an enum or refused by a domain."""
 DETACH_AFTER_SECONDS = 10.0
 _BACK_OFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -97,7 +96,7 @@ class Applier:
         self._on_progress = on_progress
         self._on_recovery = on_recovery
         self._present = present
-        self._queue: queue.Queue[ShapedBatch] = queue.Queue(maxsize=2)
+        self._queue: queue.Queue[ShapedBatch] = queue.Queue(maxsize=1)
         self._stopping = threading.Event()
         self._by_source: dict[TableId, list[tuple[ResolvedSync, Position]]] = {}
         snapshots = {one.sync.target: one.snapshot for one in destination.table_states()}
@@ -110,9 +109,14 @@ class Applier:
         """Start the thread."""
         self._thread.start()
 
-    def put(self, batch: ShapedBatch) -> None:
-        """Hand over a batch; waits while the destination is busy, and drops it when the destination is detached."""
-        while not self._stopping.is_set() and not self.status.detached and self.failure is None:
+    def put(self, batch: ShapedBatch, give_up: Callable[[], bool]) -> None:
+        """Hand over a batch; waits while the destination is busy, and drops it when the destination is detached.
+
+        Args:
+            batch: the next one.
+            give_up: asked again and again; ends the waiting.
+        """
+        while not give_up() and not self.status.detached and self.failure is None:
             try:
                 self._queue.put(batch, timeout=0.2)
                 return
@@ -126,7 +130,7 @@ class Applier:
         while self._queue.unfinished_tasks and time.monotonic() < deadline and not self.status.error:
             if self.status.detached or not self._thread.is_alive():
                 break
-            time.sleep(0.01)
+            self._thread.join(0.01)
         self._stopping.set()
         self._thread.join(max(1.0, deadline - time.monotonic()))
         if self._thread.is_alive():
@@ -182,9 +186,9 @@ class Applier:
                     # Unique values that changed places between rows collide when rows are written one by one.
                     careful = True
                     continue
-                if sqlstate in (INVALID_ENUM, *NARROW) and sqlstate not in tried:
+                if sqlstate in NARROW and sqlstate not in tried:
                     tried.add(str(sqlstate))
-                    if self._catch_up_schema(str(sqlstate)):
+                    if self._catch_up_schema():
                         continue
                 if error.policy.reaction is not Reaction.RETRY or error.kind is ErrorKind.FENCED:
                     raise
@@ -197,13 +201,11 @@ class Applier:
                 return
             attempt += 1
 
-    def _catch_up_schema(self, sqlstate: str) -> bool:
+    def _catch_up_schema(self) -> bool:
         """Bring the targets to types that the stream did not tell of; tell whether a new try makes sense."""
         self.destination.open()
-        if sqlstate == INVALID_ENUM:
-            self.destination.refresh_enums()
-            return True
-        return self.destination.widen(self._present)
+        refreshed = self.destination.refresh_types()
+        return self.destination.widen(self._present) or refreshed
 
     def _load_again(self, error: ReloadNeeded) -> None:
         log.info("apply.load_again", destination=self.destination.name, reason=str(error))

@@ -23,6 +23,7 @@ from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.source import SourceSession, SourceTables, resolve_syncs
 from cdc_runner.pipeline.stream import Outcome, StreamRun
 from cdc_runner.position import Position
+from cdc_runner.schema import TableId
 from cdc_runner.spec import PipelineSpec
 
 log = structlog.get_logger()
@@ -203,6 +204,7 @@ class PipelineRun:
             )
         attached, floors = self._attach(tables)
         published = {sync.source for each in attached for sync in each.syncs}
+        self._load_unpublished_again(attached, self._source.unpublished(published))
         self._source.publish([tables.usable[table] for table in sorted(published)])
         self._report_tables(attached, tables)
         progress = Progress(self._reporter.table)
@@ -228,6 +230,15 @@ class PipelineRun:
         finally:
             for each in attached:
                 each.destination.close()
+
+    def _load_unpublished_again(self, attached: Sequence[Attached], unpublished: set[TableId]) -> None:
+        """Load tables again that somebody took out of the publication: changes of theirs are missing in the stream."""
+        for each in attached:
+            ready = {one.sync.target for one in each.destination.table_states() if one.ready}
+            for sync in each.syncs:
+                if sync.source in unpublished and sync.target in ready:
+                    log.warning("pipeline.unpublished", pipeline=self._spec.name, table=str(sync.source))
+                    each.destination.load_again(sync.target)
 
     def _attach(self, tables: SourceTables) -> tuple[list[Attached], list[Position]]:
         """Open the destinations; those that cannot be reached now are left behind at their last known position."""

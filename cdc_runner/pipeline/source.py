@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psycopg2
 import psycopg2.extensions
 
 from cdc_runner.capture.inspect import matches, read_tables, split_pattern, unsafe_identity
-from cdc_runner.capture.publication import SlotState, check_slot, drop_slot, ensure_publication, read_slot
+from cdc_runner.capture.publication import (
+    SlotState,
+    check_slot,
+    drop_slot,
+    ensure_publication,
+    published_tables,
+    read_slot,
+)
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.base import target_of
 from cdc_runner.errors import ErrorKind, RosettaError
@@ -96,6 +103,15 @@ class SourceSession:
             self.close()
             raise classify(error, "source") from error
         return found[0] if found else None
+
+    def unpublished(self, tables: Iterable[TableId]) -> set[TableId]:
+        """Return which of the tables the publication does not send."""
+        try:
+            present = published_tables(self.connection(), self.spec.publication)
+        except psycopg2.Error as error:
+            self.close()
+            raise classify(error, "source") from error
+        return set(tables) - (present or set())
 
     def publish(self, tables: Sequence[TableSchema]) -> None:
         """Make the publication hold the tables."""

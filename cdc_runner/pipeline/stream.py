@@ -26,6 +26,7 @@ from cdc_runner.spec import PipelineSettings, PipelineSpec, ResolvedSync
 log = structlog.get_logger()
 
 WATCH_SECONDS = 10.0
+UNREACHABLE_SECONDS = 60.0
 
 
 class Outcome(StrEnum):
@@ -98,9 +99,9 @@ class StreamRun:
                 self._captured, self._captured_at = batch.last, time.monotonic()
                 shaped = shaper.shape(batch, len(self.appliers))
                 for applier in self.appliers:
-                    applier.put(shaped)
+                    applier.put(shaped, self._ending)
                 self._check()
-                if self._stopping.is_set() or self._restart.is_set():
+                if self._ending():
                     break
             self._check()
             failed = False
@@ -138,6 +139,9 @@ class StreamRun:
             known |= {one.sync.source: one.schema for one in applier.destination.table_states()}
         return [known[table] for table in sorted(known)]
 
+    def _ending(self) -> bool:
+        return self._stopping.is_set() or self._restart.is_set()
+
     def _check(self) -> None:
         """Raise what ended a destination for good, unless other destinations can go on without it."""
         if self._watch_error is not None:
@@ -167,7 +171,7 @@ class StreamRun:
     def _watch(self) -> None:
         """Keep an idle slot moving, and notice new tables (a thread of its own)."""
         session = SourceSession(self._spec.source, "watch")
-        looked = time.monotonic()
+        looked = reached = time.monotonic()
         heartbeat = self._spec.settings.heartbeat_seconds
         try:
             while not self._stopping.wait(min(1.0, heartbeat / 2)) and not self._restart.is_set():
@@ -177,8 +181,13 @@ class StreamRun:
                     if time.monotonic() - looked > WATCH_SECONDS:
                         looked = time.monotonic()
                         self._look_for_tables(session)
+                    reached = time.monotonic()
                 except RosettaError as error:
                     log.warning("watch.failed", pipeline=self._spec.name, error=str(error))
+                    if time.monotonic() - reached > UNREACHABLE_SECONDS:
+                        # A link that swallows packets tells the engine nothing, so it would wait for ever.
+                        self._watch_error = error
+                        self._restart.set()
         finally:
             session.close()
 
@@ -187,6 +196,11 @@ class StreamRun:
         new = set(found.usable) - set(self._tables.usable)
         if new:
             log.info("watch.new_tables", pipeline=self._spec.name, tables=sorted(str(table) for table in new))
+            self._restart.set()
+        lost = session.unpublished({sync.source for each in self._attached for sync in each.syncs} & set(found.usable))
+        if lost:
+            # The new start loads them again: what happened to them meanwhile is not in the stream.
+            log.warning("watch.unpublished", pipeline=self._spec.name, tables=sorted(str(table) for table in lost))
             self._restart.set()
 
     @property

@@ -190,11 +190,11 @@ class PostgresDestination:
 
     # -- what a refused batch may need -------------------------------------------------------------------------------
 
-    def refresh_enums(self) -> None:
-        """Give the target's enums the labels that the source's have by now."""
+    def refresh_types(self) -> bool:
+        """Bring enums, composites and domains to what the source has by now; tell whether anything changed."""
         with self._session() as connection:
             schemas = [one.schema for one in self._states.values()]
-            types.refresh_enums(self._source(), connection, schemas, self.map_schema)
+            return bool(types.refresh_types(self._source(), connection, schemas, self.map_schema))
 
     def widen(self, present: Callable[[TableId], TableSchema | None]) -> bool:
         """Bring types and nullability of the targets to what the source has by now; tell whether anything changed.

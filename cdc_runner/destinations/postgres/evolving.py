@@ -17,8 +17,8 @@ from cdc_runner.destinations.postgres.definition import (
     reason,
 )
 from cdc_runner.destinations.postgres.target_table import KEPT, TargetColumn, TargetTable, kept_name, read_target
-from cdc_runner.destinations.postgres.type_names import SchemaMap, target_type
-from cdc_runner.destinations.postgres.widening import accepts, converts_alike, holds, same_schema
+from cdc_runner.destinations.postgres.type_names import SchemaMap, same_schema, target_type
+from cdc_runner.destinations.postgres.widening import accepts, converts_alike, holds
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, TableId, TableSchema, quote_identifier, quote_literal
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange

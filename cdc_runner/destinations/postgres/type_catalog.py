@@ -11,6 +11,9 @@ import psycopg2.extensions
 
 from cdc_runner.schema import Column, quote_identifier
 
+MADE_HERE = "Made by Rosetta as the source has it"
+"""Comment of types that were created at the target; others belong to somebody and are not taken anything from."""
+
 BUILT_IN = ("pg_catalog", "information_schema")
 """Schemas whose types every server has."""
 
@@ -36,7 +39,8 @@ _TYPES = """
 SELECT t.oid, n.nspname, t.typname, t.typtype::text, coalesce(c.relkind::text, ''), t.typnotnull,
        e.extname, en.nspname,
        CASE WHEN t.typtype = 'b' AND t.typcategory = 'A' AND t.typelem <> 0 AND t.typlen = -1 THEN t.typelem ELSE 0 END,
-       ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = t.oid ORDER BY enumsortorder)
+       ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = t.oid ORDER BY enumsortorder),
+       pg_catalog.obj_description(t.oid, 'pg_type')
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_class c ON c.oid = t.typrelid
 LEFT JOIN pg_depend d ON d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
@@ -107,6 +111,7 @@ class UserType:
         extension_schema: where that extension is.
         element: oid of the element when this is an array type, else 0.
         labels: of an enum, in order.
+        made_here: whether Rosetta created it.
         parts: base of a domain, attributes of a composite, subtype of a range.
         checks: name and definition of a domain's constraints.
         range_parts: the rest of a range type.
@@ -123,6 +128,7 @@ class UserType:
     extension_schema: str | None
     element: int
     labels: tuple[str, ...]
+    made_here: bool
     parts: list[Column] = field(default_factory=list)
     checks: list[tuple[str, str]] = field(default_factory=list)
     range_parts: RangeParts | None = None
@@ -165,6 +171,7 @@ def read_types(
                 extension_schema=row[7],
                 element=row[8],
                 labels=tuple(row[9]),
+                made_here=row[10] == MADE_HERE,
             )
             for row in cursor.fetchall()
         }

@@ -65,6 +65,11 @@ def place_type(schema: str, name: str, schema_map: SchemaMap) -> tuple[str, str]
     return schema_map(schema), name
 
 
+def same_schema(schema: str) -> str:
+    """Return the schema itself: the schema map of columns that were read from the target."""
+    return schema
+
+
 def target_type(column: Column, schema_map: SchemaMap) -> str:
     """Return the SQL text of a column's type at the target, with modifiers; it depends on no search_path.
 

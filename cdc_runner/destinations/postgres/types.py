@@ -10,12 +10,13 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from cdc_runner.destinations.postgres.extensions import ensure_extension
-from cdc_runner.destinations.postgres.type_catalog import UserType, read_types, search_path
-from cdc_runner.destinations.postgres.type_names import SchemaMap, TypePlaces, place_type, target_type
+from cdc_runner.destinations.postgres.type_catalog import MADE_HERE, UserType, read_types, search_path
+from cdc_runner.destinations.postgres.type_changes import add_attributes, change_labels, relax_domain
+from cdc_runner.destinations.postgres.type_names import SchemaMap, TypePlaces, place_type, same_schema, target_type
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, TableSchema, quote_identifier, quote_literal
 
-__all__ = ["SchemaMap", "TypePlaces", "ensure_schema", "ensure_types", "refresh_enums", "target_type"]
+__all__ = ["SchemaMap", "TypePlaces", "ensure_schema", "ensure_types", "refresh_types", "target_type"]
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('rosetta types'))"
 
@@ -57,26 +58,29 @@ def ensure_types(
     return builder.done
 
 
-def refresh_enums(
+def refresh_types(
     source: psycopg2.extensions.connection,
     target: psycopg2.extensions.connection,
     schemas: Sequence[TableSchema],
     schema_map: SchemaMap,
 ) -> list[str]:
-    """Give the target's enums the labels that the source's have by now; return what was done, one line each.
+    """Bring types that the target has to what the source has by now; return what was done, one line each.
 
-    For a batch that was refused with 22P02 because a label is unknown. Commit before the batch is tried again: a new
-    label cannot be used in the transaction that adds it.
+    The change stream tells nothing of ALTER TYPE and ALTER DOMAIN. For a batch that was refused because a label or an
+    attribute is unknown (22P02), or because a domain refuses a value or NULL (23514, 23502). Commit before the batch is
+    tried again: a new label cannot be used in the transaction that adds it. Labels are renamed, and constraints of a
+    domain dropped, only where Rosetta made the type.
     """
     with target.cursor() as cursor:
         cursor.execute(_LOCK)
     wanted = _Wanted.read(source, schemas)
     builder = _Builder(target, schema_map, wanted)
-    for oid, type_ in wanted.types.items():
-        if type_.kind == "e" and type_.extension is None and not type_.built_in:
-            existing = builder.existing(type_)
-            if existing is not None and existing.kind == "e":
-                builder.add_labels(wanted.types[oid], existing)
+    with search_path(target, [schema_map(schema) for schema in wanted.path]):
+        for type_ in wanted.types.values():
+            if type_.kind in "edc" and type_.extension is None and not type_.built_in:
+                existing = builder.existing(type_)
+                if existing is not None:
+                    builder.adapt(type_, existing, f"a column of type {type_}", relax=True)
     return builder.done
 
 
@@ -157,7 +161,7 @@ class _Builder:
         if existing is None:
             self._create(type_, where)
         else:
-            self._adapt(type_, existing, where)
+            self.adapt(type_, existing, where)
 
     def require(self, column: Column, where: str) -> None:
         """Accept a type that is gone from the source only if the target has it."""
@@ -175,23 +179,6 @@ class _Builder:
         types, named = read_types(self.target, [self._place(type_)])
         return types[next(iter(named.values()))] if named else None
 
-    def add_labels(self, type_: UserType, existing: UserType) -> None:
-        """Add the labels that an enum lacks, each behind the one it follows at the source."""
-        name = self._name(type_)
-        known = set(existing.labels)
-        before: str | None = None
-        for label in type_.labels:
-            if label not in known:
-                place = ""
-                if before is not None:
-                    place = f" AFTER {quote_literal(before)}"
-                elif (follower := next((other for other in type_.labels if other in known), None)) is not None:
-                    place = f" BEFORE {quote_literal(follower)}"
-                self._run(f"ALTER TYPE {name} ADD VALUE {quote_literal(label)}{place}")
-                self.done.append(f"enum {name} got the label {label}")
-                known.add(label)
-            before = label
-
     def _place(self, type_: UserType) -> tuple[str, str]:
         return place_type(type_.schema, type_.name, self.schema_map)
 
@@ -199,9 +186,12 @@ class _Builder:
         schema, name = self._place(type_)
         return f"{quote_identifier(schema)}.{quote_identifier(name)}"
 
-    def _run(self, statement: str) -> None:
+    def _run(self, statements: Sequence[tuple[str, str]]) -> None:
+        """Run statements and keep what each of them does."""
         with self.target.cursor() as cursor:
-            cursor.execute(statement)
+            for statement, what in statements:
+                cursor.execute(statement)
+                self.done.append(what)
 
     def _extension(self, type_: UserType, where: str) -> None:
         if type_.kind == "m" or type_.element or self.existing(type_) is not None:
@@ -246,31 +236,35 @@ class _Builder:
 
     def _enum(self, type_: UserType) -> None:
         labels = ", ".join(map(quote_literal, type_.labels))
-        self._run(f"CREATE TYPE {self._name(type_)} AS ENUM ({labels})")
-        self.done.append(f"created enum {self._name(type_)}")
+        self._make(type_, "enum", f"CREATE TYPE {self._name(type_)} AS ENUM ({labels})")
+
+    def _make(self, type_: UserType, what: str, statement: str) -> None:
+        name = self._name(type_)
+        self._run([(statement, f"created {what} {name}")])
+        with self.target.cursor() as cursor:
+            cursor.execute(f"COMMENT ON TYPE {name} IS {quote_literal(MADE_HERE)}")
 
     def _domain(self, type_: UserType) -> None:
         name = self._name(type_)
         base = target_type(type_.parts[0], self.schema_map)
         # No DEFAULT: a value always comes from the source, NULL included.
-        self._run(f"CREATE DOMAIN {name} AS {base}{' NOT NULL' if type_.not_null else ''}")
-        self.done.append(f"created domain {name}")
-        for constraint, definition in type_.checks:
-            self._run("SAVEPOINT rosetta_check")
-            try:
-                self._run(f"ALTER DOMAIN {name} ADD CONSTRAINT {quote_identifier(constraint)} {definition}")
-            except psycopg2.ProgrammingError:
-                # Its function is not at the target. The values were checked at the source.
-                self._run("ROLLBACK TO SAVEPOINT rosetta_check")
-                self.done.append(f"left out constraint {constraint} of domain {name}: the destination lacks its parts")
-            self._run("RELEASE SAVEPOINT rosetta_check")
+        self._make(type_, "domain", f"CREATE DOMAIN {name} AS {base}{' NOT NULL' if type_.not_null else ''}")
+        with self.target.cursor() as cursor:
+            for constraint, definition in type_.checks:
+                cursor.execute("SAVEPOINT rosetta_check")
+                try:
+                    cursor.execute(f"ALTER DOMAIN {name} ADD CONSTRAINT {quote_identifier(constraint)} {definition}")
+                except psycopg2.ProgrammingError:
+                    # Its function is not at the target. The values were checked at the source.
+                    cursor.execute("ROLLBACK TO SAVEPOINT rosetta_check")
+                    self.done.append(
+                        f"left out constraint {constraint} of domain {name}: the destination lacks its parts"
+                    )
+                cursor.execute("RELEASE SAVEPOINT rosetta_check")
 
     def _composite(self, type_: UserType) -> None:
-        attributes = ", ".join(
-            f"{quote_identifier(part.name)} {target_type(part, self.schema_map)}" for part in type_.parts
-        )
-        self._run(f"CREATE TYPE {self._name(type_)} AS ({attributes})")
-        self.done.append(f"created composite type {self._name(type_)}")
+        attributes = ", ".join(f"{quote_identifier(name)} {text}" for name, text in self._parts(type_))
+        self._make(type_, "composite type", f"CREATE TYPE {self._name(type_)} AS ({attributes})")
 
     def _range(self, type_: UserType) -> None:
         options = [f"subtype = {target_type(type_.parts[0], self.schema_map)}"]
@@ -283,39 +277,32 @@ class _Builder:
             schema, name = place_type(*parts.multirange, self.schema_map)
             options.append(f"multirange_type_name = {quote_identifier(schema)}.{quote_identifier(name)}")
         # Without the source's canonical function, which is C code: the values that come are canonical already.
-        self._run(f"CREATE TYPE {self._name(type_)} AS RANGE ({', '.join(options)})")
-        self.done.append(f"created range type {self._name(type_)}")
+        self._make(type_, "range type", f"CREATE TYPE {self._name(type_)} AS RANGE ({', '.join(options)})")
 
-    def _adapt(self, type_: UserType, existing: UserType, where: str) -> None:
+    def adapt(self, type_: UserType, existing: UserType, where: str, *, relax: bool = False) -> None:
+        """Make a type that the target has fit the source's."""
         place = self._place(type_)
         if existing.kind != type_.kind or (existing.table_row and not type_.table_row):
             raise _clash(type_, place, where, "where the destination has a type of another kind")
-        if type_.kind == "e":
-            self.add_labels(type_, existing)
-        elif type_.kind in "dr" and self._parts(type_) != self._parts(existing, mapped=True):
+        name, parts = self._name(type_), self._parts(type_)
+        theirs = [(part.name, target_type(part, same_schema)) for part in existing.parts]
+        if type_.kind in "dr" and parts != theirs:
             raise _clash(type_, place, where, "which is over another type at the destination")
-        elif type_.kind == "c" and not type_.table_row:
-            self._adapt_composite(type_, existing, where)
+        if type_.kind == "c" and not type_.table_row:
+            if parts[: len(theirs)] != theirs:
+                raise _clash(type_, place, where, "which has other attributes at the destination")
+            self._run(add_attributes(name, parts[len(theirs) :]))
+        elif type_.kind == "e":
+            self._run(change_labels(name, type_.labels, existing.labels, rename=existing.made_here))
+        elif type_.kind == "d" and relax and existing.made_here:
+            self._run(relax_domain(name, type_, existing))
 
-    def _adapt_composite(self, type_: UserType, existing: UserType, where: str) -> None:
-        ours, theirs = self._parts(type_), self._parts(existing, mapped=True)
-        if ours[: len(theirs)] != theirs:
-            raise _clash(type_, self._place(type_), where, "which has other attributes at the destination")
-        for attribute, type_text in ours[len(theirs) :]:
-            self._run(f"ALTER TYPE {self._name(type_)} ADD ATTRIBUTE {quote_identifier(attribute)} {type_text}")
-            self.done.append(f"composite type {self._name(type_)} got the attribute {attribute}")
-
-    def _parts(self, type_: UserType, *, mapped: bool = False) -> list[tuple[str, str]]:
-        """Return names and target types of a type's parts; `mapped` for a type of the target itself."""
-        schema_map = _same if mapped else self.schema_map
-        return [(part.name, target_type(part, schema_map)) for part in type_.parts]
+    def _parts(self, type_: UserType) -> list[tuple[str, str]]:
+        """Return names and target types of a type's parts."""
+        return [(part.name, target_type(part, self.schema_map)) for part in type_.parts]
 
     def _alike(self, one: UserType, other: UserType) -> bool:
         return (one.kind, one.labels, self._parts(one)) == (other.kind, other.labels, self._parts(other))
-
-
-def _same(schema: str) -> str:
-    return schema
 
 
 def _places(target: psycopg2.extensions.connection, name: str) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from cdc_runner.destinations.postgres.type_catalog import BUILT_IN
-from cdc_runner.destinations.postgres.type_names import SchemaMap, is_array, modifiers, target_type
+from cdc_runner.destinations.postgres.type_names import SchemaMap, is_array, modifiers, same_schema, target_type
 from cdc_runner.schema import Column
 
 _INTEGER_DIGITS = {"int2": 5, "int4": 10, "int8": 19}
@@ -72,11 +72,6 @@ def holds(before: Column, after: Column) -> bool:
     if is_array(before) != is_array(after) or {before.type_schema, after.type_schema} > set(BUILT_IN):
         return False
     return _holds(_base(before), _numbers(before), _base(after), _numbers(after)) or _takes_text(after)
-
-
-def same_schema(schema: str) -> str:
-    """Return the schema itself: the schema map of columns that were read from the target."""
-    return schema
 
 
 def _takes_text(target: Column) -> bool:

@@ -167,7 +167,7 @@ def test_search_path_of_both_sessions_is_as_before(pair: Pair) -> None:
     pair.at_source("CREATE TYPE mood AS ENUM ('a')", "CREATE TABLE t (id int PRIMARY KEY, m mood)")
     before = pair.at_target("SHOW search_path")
     schema = pair.create()
-    types.refresh_enums(pair.source, pair.target, [schema], pair.schema_map)
+    types.refresh_types(pair.source, pair.target, [schema], pair.schema_map)
     assert pair.at_target("SHOW search_path") == before
     with pair.source.cursor() as cursor:
         cursor.execute("SHOW search_path")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import psycopg2
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cdc_runner.capture.inspect import read_tables
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.leases import current_holder
 from cdc_runner.catalog.models import StreamOffset
@@ -19,35 +19,58 @@ from cdc_runner.doctor.finding import Findings, Report
 from cdc_runner.doctor.source import check_server, guarded, open_source
 from cdc_runner.doctor.source_tables import check_tables
 from cdc_runner.errors import RosettaError
-from cdc_runner.pipeline.source import SourceTables, resolve_syncs
+from cdc_runner.pipeline.source import SourceSession, SourceTables, resolve_syncs
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.spec import DestinationSpec, PipelineSpec
 
 
-def examine_all(session: Session, keyring: Keyring | None = None) -> list[Report]:
-    """Return a report for every pipeline."""
-    return [examine_pipeline(session, pipeline.name, keyring) for pipeline in list_pipelines(session)]
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A pipeline as the config database has it: what is to be examined, read in one short transaction.
+
+    Attributes:
+        name: of the pipeline.
+        spec: its specification; None when it cannot be read, for the reason in `problem`.
+        streamed: whether it has streamed before, so that its slot must exist.
+        held: whether a runner of ours runs it now.
+    """
+
+    name: str
+    spec: PipelineSpec | None
+    problem: RosettaError | None
+    streamed: bool
+    held: bool
 
 
-def examine_pipeline(session: Session, name: str, keyring: Keyring | None = None) -> Report:
-    """Check everything that a pipeline needs; changes nothing on its servers.
+def read_subjects(session: Session, name: str | None = None, keyring: Keyring | None = None) -> list[Subject]:
+    """Return a pipeline, or all of them, for `examine_subject`.
 
     Raises:
-        RosettaError: NOT_FOUND. Every other failure is a finding.
+        RosettaError: NOT_FOUND.
     """
-    pipeline = get_pipeline(session, name)
-    found = Findings(f"pipeline {name}")
-    try:
-        spec = load_pipeline(session, pipeline.id, keyring)
-    except RosettaError as error:
-        found.failure("configuration", error)
-        return Report(name, tuple(found.items))
-    applied = select(StreamOffset.pipeline_id).where(StreamOffset.pipeline_id == spec.id, StreamOffset.applied_lsn > 0)
-    streamed = session.scalars(applied).first() is not None
-    held = current_holder(session, spec.id) is not None
-    # The checks below take seconds and need no config database; its transaction is not kept open meanwhile.
-    session.commit()
-    return examine(spec, streamed=streamed, held=held)
+    pipelines = list_pipelines(session) if name is None else [get_pipeline(session, name)]
+    streamed = set(session.scalars(select(StreamOffset.pipeline_id).where(StreamOffset.applied_lsn > 0)))
+    subjects: list[Subject] = []
+    for pipeline in pipelines:
+        spec: PipelineSpec | None = None
+        problem: RosettaError | None = None
+        try:
+            spec = load_pipeline(session, pipeline.id, keyring)
+        except RosettaError as error:
+            problem = error
+        held = current_holder(session, pipeline.id) is not None
+        subjects.append(Subject(pipeline.name, spec, problem, pipeline.id in streamed, held))
+    return subjects
+
+
+def examine_subject(subject: Subject) -> Report:
+    """Check everything that a pipeline needs, within seconds and without changing anything on its servers."""
+    if subject.spec is None:
+        found = Findings(f"pipeline {subject.name}")
+        if subject.problem is not None:
+            found.failure("configuration", subject.problem)
+        return Report(subject.name, tuple(found.items))
+    return examine(subject.spec, streamed=subject.streamed, held=subject.held)
 
 
 def examine(spec: PipelineSpec, *, streamed: bool = False, held: bool = False) -> Report:
@@ -59,8 +82,7 @@ def examine(spec: PipelineSpec, *, streamed: bool = False, held: bool = False) -
         held: whether a runner of ours runs it now.
     """
     found = Findings(f"source {spec.source.name}")
-    usable: dict[TableId, TableSchema] = {}
-    excluded: Mapping[TableId, str] = {}
+    tables = SourceTables({}, {})
     identity: str | None = None
     connection = open_source(spec.source, found)
     if connection is not None:
@@ -68,8 +90,7 @@ def examine(spec: PipelineSpec, *, streamed: bool = False, held: bool = False) -
             check_server(connection, spec.source, found, streamed=streamed, held=held)
             identity = system_identity(connection)
             usable = {schema.table: schema for schema in check_tables(connection, spec.source, found)}
-            matched = read_tables(connection, spec.source.tables)
-            excluded = {schema.table: "" for schema in matched if schema.table not in usable}
+            tables = _as_the_engine_sees_them(spec, usable, found)
         except (psycopg2.Error, RosettaError) as error:
             guarded(found, "checks", error)
         finally:
@@ -77,9 +98,24 @@ def examine(spec: PipelineSpec, *, streamed: bool = False, held: bool = False) -
     items = list(found.items)
     for destination in spec.destinations:
         part = Findings(f"destination {destination.name}")
-        _examine_destination(spec, destination, SourceTables(usable, excluded), identity, part)
+        _examine_destination(spec, destination, tables, identity, part)
         items.extend(part.items)
     return Report(spec.name, tuple(items))
+
+
+def _as_the_engine_sees_them(
+    spec: PipelineSpec, checked: Mapping[TableId, TableSchema], found: Findings
+) -> SourceTables:
+    """Return the tables as a start would take them, and note what it would leave out beyond what was noted."""
+    session = SourceSession(spec.source, "doctor")
+    try:
+        tables = session.tables(spec.source.tables)
+    finally:
+        session.close()
+    for table, reason in tables.excluded.items():
+        if table in checked:
+            found.error("left_out", f"left out: {reason}", "Change the table, or leave it out.", f"table {table}")
+    return tables
 
 
 def _examine_destination(

@@ -7,7 +7,7 @@ import textwrap
 import click
 
 from cdc_runner.doctor.finding import Report
-from cdc_runner.doctor.run import examine_all, examine_pipeline
+from cdc_runner.doctor.run import examine_subject, read_subjects
 from rosetta_dagster.cli.catalog import catalog_session
 from rosetta_dagster.cli.output import json_option, print_json
 
@@ -28,7 +28,8 @@ def doctor(pipeline: str | None, as_json: bool) -> int:
 def examine(pipeline: str | None, as_json: bool) -> int:
     """Print the reports and return the exit code."""
     with catalog_session() as session:
-        reports = examine_all(session) if pipeline is None else [examine_pipeline(session, pipeline)]
+        subjects = read_subjects(session, pipeline)
+    reports = [examine_subject(subject) for subject in subjects]
     if as_json:
         print_json({"ok": all(report.ok for report in reports), "pipelines": [report.as_json() for report in reports]})
     else:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "down": LazyCommand("rosetta_dagster.local.commands:down", "Stop what `rosetta up --detach` started."),
     "keygen": LazyCommand("rosetta_dagster.cli.keygen:keygen", "Print a new credential encryption key."),
     "pipeline": LazyCommand("rosetta_dagster.cli.pipeline:pipeline", "List, show, create, start, pause, remove, ..."),
+    "rotate-key": LazyCommand("rosetta_dagster.cli.keygen:rotate_key", "Store credentials with a new key."),
     "runner": LazyCommand("rosetta_dagster.cli.runner:runner", "Run the pipelines until stopped."),
     "settings": LazyCommand("rosetta_dagster.cli.settings:settings", "List, get and set settings."),
     "source": LazyCommand("rosetta_dagster.cli.source:source", "List, show, test, create, remove."),

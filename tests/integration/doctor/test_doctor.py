@@ -273,3 +273,9 @@ def test_odd_names_are_quoted_in_statements(source_database: Database, target_da
     (finding,) = problems(examine(pipeline))
     target_database.execute(finding.solution)
     assert problems(examine(pipeline)) == []
+
+
+def test_columns_that_differ_only_in_case_are_named(source_database: Database, target_database: Database):
+    source_database.execute('CREATE TABLE orders (id bigint PRIMARY KEY, "Note" text, note text)')
+    report = examine(spec(source_database.address(), target_database.address()))
+    assert [(one.subject, one.check) for one in problems(report)] == [("table public.orders", "left_out")]

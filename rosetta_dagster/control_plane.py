@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dagster import Definitions, MetadataValue
+from dagster import Definitions, MetadataValue, in_process_executor
 
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.assets.snapshot import CatalogSnapshot, current_snapshot, snapshot_of_rows
 from rosetta_dagster.assets.specs import asset_specs
+from rosetta_dagster.checks.pipelines import build_pipeline_checks
 from rosetta_dagster.jobs.configuration import CONFIGURATION_JOBS
 from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
 from rosetta_dagster.jobs.runner import start_runner, stop_runner
@@ -36,6 +37,7 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
     """Return everything that the Dagster pages show of a catalog."""
     return Definitions(
         assets=asset_specs(snapshot),
+        asset_checks=build_pipeline_checks(snapshot),
         jobs=[start_runner, stop_runner, *PIPELINE_JOBS, *CONFIGURATION_JOBS],
         sensors=[
             runner_alive,
@@ -46,6 +48,8 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
             system_metric_collection,
             build_pipeline_refresh_check(snapshot.fingerprint),
         ],
+        # Everything is short and in one step: a process for the step would only cost seconds.
+        executor=in_process_executor,
         metadata=_location_metadata(snapshot),
     )
 

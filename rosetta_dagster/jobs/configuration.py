@@ -1,5 +1,6 @@
 """Jobs of the configuration: apply a file, test connections."""
 
+# The services reach into the engine and its libraries: they are imported by a run, never by the code server.
 # Annotations stay objects here: Dagster looks at the one of `context` before it could resolve a text.
 
 from pathlib import Path
@@ -7,9 +8,6 @@ from pathlib import Path
 from dagster import Config, Failure, JobDefinition, MetadataValue, OpExecutionContext, in_process_executor, job, op
 from pydantic import Field
 
-from cdc_runner.services.apply import apply_path
-from cdc_runner.services.destination import check_destination
-from cdc_runner.services.source import check_source
 from rosetta_dagster.jobs.outcome import engine_outcome
 from rosetta_dagster.resources.catalog import catalog_engine, catalog_session
 
@@ -36,6 +34,8 @@ class NameConfig(Config):
 
 @op(name="apply")
 def apply_op(context: OpExecutionContext, config: ApplyConfig) -> None:
+    from cdc_runner.services.apply import apply_path
+
     with engine_outcome():
         plan = apply_path(catalog_engine(), Path(config.path), dry_run=config.dry_run, prune=config.prune)
     *lines, counts = plan.as_text().splitlines()
@@ -57,6 +57,8 @@ def _report(context: OpExecutionContext, kind: str, result: dict[str, object]) -
 
 @op(name="connect_to_source")
 def test_source_op(context: OpExecutionContext, config: NameConfig) -> None:
+    from cdc_runner.services.source import check_source
+
     with engine_outcome(), catalog_session() as session:
         result = check_source(session, config.name)
     _report(context, "source", result)
@@ -64,6 +66,8 @@ def test_source_op(context: OpExecutionContext, config: NameConfig) -> None:
 
 @op(name="connect_to_destination")
 def test_destination_op(context: OpExecutionContext, config: NameConfig) -> None:
+    from cdc_runner.services.destination import check_destination
+
     with engine_outcome(), catalog_session() as session:
         result = check_destination(session, config.name)
     _report(context, "destination", result)

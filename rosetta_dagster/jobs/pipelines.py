@@ -1,5 +1,6 @@
 """Jobs that start, pause, refresh and remove a pipeline; the launchpad's partition picker offers the names."""
 
+# The services reach into the engine and its libraries: they are imported by a run, never by the code server.
 # Annotations stay objects here: Dagster looks at the one of `context` before it could resolve a text.
 
 from dagster import Config, JobDefinition, MetadataValue, OpExecutionContext, in_process_executor, job, op
@@ -7,7 +8,6 @@ from pydantic import Field
 
 from cdc_runner.catalog.pipelines import DesiredStatus
 from cdc_runner.catalog.repositories import get_pipeline
-from cdc_runner.services import pipeline as service
 from rosetta_dagster.assets.events import pipeline_summary
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.jobs.outcome import engine_outcome
@@ -41,6 +41,8 @@ class RemoveConfig(Config):
 
 
 def _change_status(context: OpExecutionContext, status: DesiredStatus) -> None:
+    from cdc_runner.services import pipeline as service
+
     name = context.partition_key
     with engine_outcome(), catalog_session() as session:
         changed = service.change_status(session, name, status)
@@ -96,6 +98,8 @@ def remove_op(context: OpExecutionContext, config: RemoveConfig) -> None:
         result = f"dry run: {name} would be removed; slot and publication {slot}, the tables below stay as they are"
         context.add_output_metadata({"result": result, "tables": _table_list(health)})
         return
+    from cdc_runner.services import pipeline as service
+
     with engine_outcome(), catalog_session() as session:
         removal = service.remove_pipeline(session, name, keep_slot=config.keep_slot)
     context.add_output_metadata(

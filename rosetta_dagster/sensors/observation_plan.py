@@ -1,7 +1,8 @@
 """Which assets get an event at a tick, so that plots are full and the event log stays small. Pure.
 
-A pipeline: at every tick. A table: at once when its state or error changes, else when rows came and the last event is
-TABLE_INTERVAL_SECONDS old. Dagster never removes events by itself, so this rule is what bounds its database.
+A pipeline: at every tick. A check: when its outcome changes, and each hour. A table: at once when its state or error
+changes, else when rows came and the last event is TABLE_INTERVAL_SECONDS old. Dagster never removes events itself: this
+rule is what bounds its database.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from rosetta_dagster.monitoring.verdicts import CheckVerdict, verdicts
 from rosetta_dagster.resources.catalog import PipelineHealth, TableHealth
 
 TABLE_INTERVAL_SECONDS = 600
+CHECK_INTERVAL_SECONDS = 3600
 TABLE_EVENTS_PER_TICK = 100
 """An event takes 25 to 30 ms to store, and a tick must stay far below a minute."""
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -26,14 +29,21 @@ class Memory:
     Attributes:
         tables: short hash of a table -> state, rows and time (seconds since 1970) of its last event.
         pipelines: name -> rows applied and time at the last tick.
+        checks: `pipeline check` -> outcome and time of its last event.
     """
 
     tables: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     pipelines: dict[str, tuple[int, float]] = field(default_factory=dict)
+    checks: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def to_cursor(self) -> str:
         """Return the text that Dagster keeps between ticks."""
-        content = {"version": _VERSION, "tables": self.tables, "pipelines": self.pipelines}
+        content = {
+            "version": _VERSION,
+            "tables": self.tables,
+            "pipelines": self.pipelines,
+            "checks": self.checks,
+        }
         return json.dumps(content, separators=(",", ":"))
 
     @classmethod
@@ -46,6 +56,7 @@ class Memory:
             return cls(
                 {key: (str(state), int(rows), int(at)) for key, (state, rows, at) in content["tables"].items()},
                 {name: (int(rows), float(at)) for name, (rows, at) in content["pipelines"].items()},
+                {name: (str(outcome), int(at)) for name, (outcome, at) in content["checks"].items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
@@ -65,6 +76,7 @@ class Plan:
 
     pipelines: tuple[PipelineNote, ...]
     tables: tuple[TableHealth, ...]
+    checks: tuple[tuple[str, CheckVerdict], ...]
     memory: Memory
     status: str
 
@@ -86,7 +98,26 @@ def plan_observations(health: Sequence[PipelineHealth], memory: Memory, now: flo
     kept.update({_short(table): (_state(table), _rows(table), int(now)) for table in chosen})
     notes = tuple(PipelineNote(one, _rate(one, memory, now)) for one in health)
     totals = {one.pipeline: (pipeline_rows(one), now) for one in health}
-    return Plan(notes, chosen, Memory(kept, totals), status_line(health))
+    checks, outcomes = _due_checks(health, memory, now)
+    return Plan(notes, chosen, checks, Memory(kept, totals, outcomes), status_line(health))
+
+
+def _due_checks(
+    health: Sequence[PipelineHealth], memory: Memory, now: float
+) -> tuple[tuple[tuple[str, CheckVerdict], ...], dict[str, tuple[str, int]]]:
+    due: list[tuple[str, CheckVerdict]] = []
+    outcomes: dict[str, tuple[str, int]] = {}
+    for one in health:
+        for verdict in verdicts(one):
+            # A slash is in no name of a pipeline.
+            name, outcome = f"{one.pipeline}/{verdict.name}", f"{verdict.passed}{verdict.is_warning}"
+            before = memory.checks.get(name)
+            if before is not None and before[0] == outcome and now - before[1] < CHECK_INTERVAL_SECONDS:
+                outcomes[name] = before
+            else:
+                due.append((one.pipeline, verdict))
+                outcomes[name] = (outcome, int(now))
+    return tuple(due), outcomes
 
 
 def pipeline_rows(health: PipelineHealth) -> int:

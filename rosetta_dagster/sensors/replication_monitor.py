@@ -8,6 +8,7 @@ from dagster import DefaultSensorStatus, SensorEvaluationContext, SensorResult, 
 
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.assets.events import pipeline_event, table_event
+from rosetta_dagster.checks.pipelines import check_event
 from rosetta_dagster.resources.catalog import catalog_session, read_health, record_job
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.observation_plan import Memory, pipeline_rows, plan_observations
@@ -30,6 +31,7 @@ def replication_monitor(context: SensorEvaluationContext) -> SensorResult | Skip
     streams = {(one.pipeline, one.destination): one for pipeline in health for one in pipeline.streams}
     events = [
         *(pipeline_event(note.health, pipeline_rows(note.health), note.rows_per_second) for note in plan.pipelines),
+        *(check_event(pipeline, verdict) for pipeline, verdict in plan.checks),
         *(table_event(table, streams.get((table.pipeline, table.destination))) for table in plan.tables),
     ]
     return SensorResult(asset_events=events, skip_reason=plan.status, cursor=plan.memory.to_cursor())

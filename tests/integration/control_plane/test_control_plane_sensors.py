@@ -4,19 +4,23 @@ import json
 
 import pytest
 from dagster import (
+    AssetCheckEvaluation,
     AssetMaterialization,
     AssetObservation,
+    AssetSelection,
     DagsterInstance,
+    Definitions,
     SensorResult,
     SkipReason,
     build_sensor_context,
+    define_asset_job,
 )
 
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.leases import report_runner
 from cdc_runner.catalog.settings import set_setting
 from rosetta_dagster.assets.specs import pipeline_key, table_key
-from rosetta_dagster.control_plane import fetch_catalog
+from rosetta_dagster.control_plane import build_definitions, fetch_catalog
 from rosetta_dagster.resources import webserver
 from rosetta_dagster.resources.catalog import catalog_engine
 from rosetta_dagster.sensors.pipeline_refresh_check import build_pipeline_refresh_check
@@ -85,7 +89,7 @@ def test_monitor_materializes_what_keeps_up_and_observes_what_does_not(catalog, 
     add_pipeline("slow", lag_ms=500_000)
     add_pipeline("paused", state="PAUSED")
     result = evaluate(replication_monitor, instance)
-    events = {event.asset_key: event for event in result.asset_events}
+    events = {event.asset_key: event for event in result.asset_events if not isinstance(event, AssetCheckEvaluation)}
     assert isinstance(events[pipeline_key("good")], AssetMaterialization)
     assert isinstance(events[pipeline_key("slow")], AssetObservation)
     assert isinstance(events[pipeline_key("paused")], AssetObservation)
@@ -97,6 +101,12 @@ def test_monitor_materializes_what_keeps_up_and_observes_what_does_not(catalog, 
     assert numbers["applied position"] == "0/12C"
     assert events[pipeline_key("slow")].metadata["lag ms"].value == 500_000
     assert reason(result) == "3 pipelines: 1 PAUSED, 2 RUNNING; 4 tables: 4 STREAMING; worst lag 500000 ms (slow)"
+    failed = {
+        (event.asset_key, event.check_name)
+        for event in result.asset_events
+        if isinstance(event, AssetCheckEvaluation) and not event.passed
+    }
+    assert failed == {(pipeline_key("slow"), "lag_within_objective"), (pipeline_key("paused"), "pipeline_runs")}
     again = evaluate(replication_monitor, instance, result.cursor)
     assert {event.asset_key for event in again.asset_events} == {
         pipeline_key(name) for name in ("good", "slow", "paused")
@@ -156,3 +166,15 @@ def test_failed_reload_is_told_and_tried_again_later(catalog, add_pipeline, inst
     second = evaluate(sensor, instance, first.cursor)
     assert "did not reload" in reason(second)
     assert "when it is quiet" in reason(evaluate(sensor, instance, second.cursor))
+
+
+def test_checks_are_executed_on_demand(catalog, add_pipeline, instance) -> None:
+    add_pipeline("shop")
+    add_pipeline("slow", lag_ms=500_000)
+    definitions = build_definitions(fetch_catalog())
+    job = define_asset_job("checks", selection=AssetSelection.all_asset_checks())
+    resolved = Definitions.merge(definitions, Definitions(jobs=[job])).resolve_job_def("checks")
+    result = resolved.execute_in_process(instance=instance)
+    outcome = {(one.asset_key.path[-1], one.check_name): one.passed for one in result.get_asset_check_evaluations()}
+    assert len(outcome) == 8
+    assert [key for key, passed in outcome.items() if not passed] == [("slow", "lag_within_objective")]

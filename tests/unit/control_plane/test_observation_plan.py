@@ -77,6 +77,16 @@ def test_rate_is_taken_between_ticks_and_never_negative() -> None:
     assert refreshed.pipelines[0].rows_per_second == 0.0
 
 
+def test_check_is_told_on_change_and_each_hour() -> None:
+    memory, told = Memory(), []
+    for second in range(0, 7200, 60):
+        state = "ERROR" if 1800 <= second < 2400 else "RUNNING"
+        plan = plan_observations([pipeline(table(), state=state)], memory, NOW + second)
+        memory = Memory.from_cursor(plan.memory.to_cursor())
+        told += [(second, verdict.passed) for _, verdict in plan.checks if verdict.name == "pipeline_runs"]
+    assert told == [(0, True), (1800, False), (2400, True), (6000, True)]
+
+
 @pytest.mark.parametrize(
     ("health", "keeps_up"),
     [
@@ -101,7 +111,7 @@ def test_status_line_reads_as_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "cursor", [None, "", "x", "[]", '{"version": 9}', '{"version": 1}', '{"version":1,"tables":5}']
+    "cursor", [None, "", "x", "[]", '{"version": 9}', '{"version": 2}', '{"version":2,"tables":5}']
 )
 def test_strange_cursor_starts_afresh(cursor: str | None) -> None:
     assert Memory.from_cursor(cursor) == Memory()

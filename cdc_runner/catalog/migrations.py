@@ -53,7 +53,8 @@ def migrations_directory() -> Path:
         RosettaError: there is none.
     """
     here = Path(__file__).resolve()
-    for candidate in (here.parents[2] / "migrations", here.parent / "migrations"):
+    # The wheel's own first: site-packages may hold a `migrations` of somebody else.
+    for candidate in (here.parent / "migrations", here.parents[2] / "migrations"):
         if candidate.is_dir() and any(candidate.glob("[0-9]*.sql")):
             return candidate
     raise RosettaError(ErrorKind.INTERNAL, "the migrations directory is missing from the installation")

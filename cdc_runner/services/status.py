@@ -146,11 +146,13 @@ def _destination(
 def _load(tables: list[TableSync], chunks: Mapping[str, int]) -> dict[str, Any]:
     counted = Counter(sync.load_state for sync in tables)
     total, done = sum(chunks.values()), chunks.get("COMPLETED", 0)
+    # Without chunks in the config database the finished tables tell the progress.
+    wanted, finished = (total, done) if total else (len(tables) - counted["EXCLUDED"], counted["STREAMING"])
     return {
         "tables": {state.lower(): counted[state] for state in LOAD_STATES},
         "chunks": total,
         "chunks_completed": done,
-        "percent": round(100 * done / total, 1) if total else None,
+        "percent": round(100 * finished / wanted, 1) if wanted else None,
     }
 
 

@@ -31,6 +31,7 @@ def test_one_slot_feeds_two_destinations_and_a_dead_one_holds_up_nobody(
     pipeline.assert_equal("target")
     pipeline.assert_equal("second")
     link.refuse()
+    link.reset()
     source.execute("UPDATE t SET v = 'while it was away'")
     pipeline.wait_caught_up(60, ["target"])
     for number in range(60):

@@ -129,7 +129,7 @@ def test_a_transaction_larger_than_memory_stays_whole(pipeline: PipelineHarness)
         spilled[0] = max(spilled[0], len(list(spill.glob("*.part"))))
         row = pipeline.targets["target"].execute("SELECT (SELECT count(*) FROM big), (SELECT count(*) FROM mark)")[0]
         seen.add(row)
-        return row[1] == 1
+        return bool(row[1] == 1)
 
     wait_for(done, 180, "the transaction")
     assert seen <= {(0, 0), (300000, 1)}

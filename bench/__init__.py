@@ -1,0 +1,1 @@
+"""Speed and size of Rosetta, against its references on the same servers in the same run: `python -m bench`."""

@@ -1,0 +1,242 @@
+"""The change stream over a backlog: Rosetta, the bare Debezium engine, and PostgreSQL's own subscription.
+
+Each round makes one backlog, which every contender then reads from a slot of its own, in an order that turns with the
+round. Rates are taken between the first and the last applied position (bare engine: the first and the last batch), so
+that nobody's start-up counts.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from bench import workloads
+from bench.native import Subscription
+from bench.pipeline import Pipeline
+from bench.servers import Database, Servers
+from bench.settings import Sizes
+from bench.usage import Usage
+from bench.waiting import ticks
+from bench.workloads import ACCOUNTS, MARKER, Backlog, Workload
+
+_TIMEOUT = 300.0
+_POLL = 0.01
+_HEAP_MB = 256
+_BARE = {"bare_stock": False, "bare_converter": True}
+
+
+@dataclass(slots=True)
+class Contenders:
+    """Who reads the backlog: a loaded pipeline and a subscription, both stopped, and slots of the bare engine."""
+
+    source: Database
+    pipeline: Pipeline
+    subscription: Subscription
+
+    def create_slots(self) -> None:
+        for name in _BARE:
+            self.source.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+
+    def drop_slots(self) -> None:
+        query = (
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+            "WHERE slot_name = ANY(%s) AND active IS FALSE"
+        )
+        left = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = ANY(%s)"
+        for _ in ticks(20, 0.1):
+            self.source.execute(query, (list(_BARE),))
+            if self.source.execute(left, (list(_BARE),))[0][0] == 0:
+                return
+        raise TimeoutError("a slot of the bare engine is still read")
+
+
+@contextmanager
+def contenders(servers: Servers, sizes: Sizes) -> Iterator[Contenders]:
+    """Create the source, and load what follows it."""
+    source = servers.create("source", "stream")
+    workloads.create_accounts(source, sizes.stream_rows)
+    tables = [ACCOUNTS, MARKER]
+    target, native = servers.create("target", "stream"), servers.create("target", "stream_native")
+    pipeline = Pipeline(servers, source, target, tables, "debezium")
+    subscription = Subscription(source, native, tables)
+    both = Contenders(source, pipeline, subscription)
+    try:
+        pipeline.start()
+        pipeline.wait_loaded(_TIMEOUT)
+        workload = Workload("warm-up", 2000, workloads.bulk)
+        pipeline.wait_position(workload.run(source, sizes.stream_rows).end, _TIMEOUT)
+        pipeline.stop()
+        subscription.copy(_TIMEOUT)
+        subscription.disable()
+        yield both
+    finally:
+        pipeline.remove()
+        subscription.drop()
+        both.drop_slots()
+        for server, database in (("target", target), ("target", native), ("source", source)):
+            servers.drop(server, database)
+
+
+def measure(servers: Servers, sizes: Sizes, note: Callable[[str], None]) -> dict[str, Any]:
+    """Return, for each workload, the rates of all contenders and their ratios."""
+    planned = [
+        Workload("bulk", sizes.bulk_rows, workloads.bulk),
+        Workload("single", sizes.single_rows, workloads.single),
+        Workload("large", sizes.large_rows, workloads.large),
+    ]
+    result: dict[str, Any] = {}
+    with contenders(servers, sizes) as both:
+        for workload in planned:
+            if workload.rows:
+                rounds = [
+                    _round(servers, both, workload, sizes, number, note) for number in range(sizes.stream_repeats)
+                ]
+                result[workload.name] = _summary(workload, rounds)
+    return result
+
+
+def _round(
+    servers: Servers,
+    both: Contenders,
+    workload: Workload,
+    sizes: Sizes,
+    number: int,
+    note: Callable[[str], None],
+) -> dict[str, dict[str, float]]:
+    both.create_slots()
+    backlog = workload.run(both.source, sizes.stream_rows)
+    runs: dict[str, Callable[[], dict[str, float]]] = {
+        "rosetta": lambda: _rosetta(both.pipeline, backlog),
+        "native": lambda: _native(both.subscription, backlog),
+        **{name: (lambda name=name: _bare(both, name, backlog)) for name in _BARE},  # type: ignore[misc]
+    }
+    names = list(runs)
+    turn = number % len(names)
+    measured: dict[str, dict[str, float]] = {}
+    for name in names[turn:] + names[:turn]:
+        servers.settle()
+        measured[name] = runs[name]()
+        note(f"{workload.name} {number + 1}: {name} {measured[name]['rows_per_s']:,.0f} rows/s")
+    both.drop_slots()
+    return measured
+
+
+def _follow(
+    position: AbstractContextManager[Callable[[], int]], backlog: Backlog, begun: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Watch a position until the backlog is applied; return the rate from the first to the last applied position.
+
+    Args:
+        position: gives the function that reads it.
+        backlog: what is applied.
+        begun: called when the first change is applied.
+    """
+    points: list[tuple[float, int]] = []
+    with position as read:
+        for now in ticks(_TIMEOUT, _POLL):
+            rows = backlog.rows_at(read())
+            if rows and not points:
+                begun()
+            if rows and (not points or rows > points[-1][1]):
+                points.append((now, rows))
+            if rows >= backlog.rows:
+                break
+        else:
+            raise TimeoutError(f"{points[-1][1] if points else 0} of {backlog.rows} changes after {_TIMEOUT} s")
+    (first, before), (last, after) = points[0], points[-1]
+    rate = (after - before) / (last - first) if last > first else 0.0
+    return {"rows_per_s": rate, "rows": after - before, "seconds": last - first, "first_at": first}
+
+
+def _rosetta(pipeline: Pipeline, backlog: Backlog) -> dict[str, float]:
+    started = time.monotonic()
+    pid = pipeline.start()
+    cpu: list[float] = []
+    try:
+        with Usage(pid) as usage:
+            result = _follow(pipeline.position(), backlog, lambda: cpu.append(usage.cpu_seconds()))
+            cpu.append(usage.cpu_seconds())
+    finally:
+        pipeline.stop()
+    return result | {
+        "rss_mb": usage.peak_mb,
+        "cpu_per_million": (cpu[-1] - cpu[0]) / max(1.0, result["rows"]) * 1e6,
+        "start_s": result["first_at"] - started,
+    }
+
+
+def _native(subscription: Subscription, backlog: Backlog) -> dict[str, float]:
+    subscription.enable()
+    try:
+        return _follow(subscription.position(), backlog)
+    finally:
+        subscription.disable()
+
+
+def _bare(both: Contenders, name: str, backlog: Backlog) -> dict[str, float]:
+    source = both.source
+    order = {
+        "address": {
+            "host": source.host,
+            "port": source.port,
+            "database": source.name,
+            "username": source.username,
+            "password": source.password,
+            "sslmode": "disable",
+        },
+        "slot": name,
+        "publication": both.pipeline.slot,
+        "tables": [ACCOUNTS, MARKER],
+        "converter": _BARE[name],
+        "end": backlog.end,
+        "heap_mb": _HEAP_MB,
+    }
+    answer = subprocess.run(
+        [sys.executable, "-m", "bench.bare_engine"],
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=False,
+    )
+    if answer.returncode:
+        raise RuntimeError(f"the bare engine failed: {answer.stderr[-2000:]}")
+    found = json.loads(answer.stdout.splitlines()[-1])
+    share = 1 - found["first_events"] / found["events"]
+    rate = backlog.rows * share / found["seconds"] if found["seconds"] else 0.0
+    return {
+        "rows_per_s": rate,
+        "rss_mb": found["rss_mb"],
+        "cpu_per_million": found["cpu_s"] / max(1.0, backlog.rows * share) * 1e6,
+        "seconds": found["seconds"],
+    }
+
+
+def _summary(workload: Workload, rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    rates = {name: [one[name]["rows_per_s"] for one in rounds] for name in rounds[0]}
+    middle = {name: median(values) for name, values in rates.items()}
+
+    def ratio(name: str) -> float:
+        return round(middle["rosetta"] / middle[name], 2) if middle[name] else 0.0
+
+    return {
+        "rows": workload.rows,
+        "rows_per_s": {name: round(value) for name, value in middle.items()},
+        "rows_per_s_each": {name: [round(value) for value in values] for name, values in rates.items()},
+        "vs_native": ratio("native"),
+        "vs_bare_engine": ratio("bare_stock"),
+        "vs_bare_engine_with_converter": ratio("bare_converter"),
+        "rss_mb": round(max(one["rosetta"]["rss_mb"] for one in rounds)),
+        "bare_rss_mb": round(max(one["bare_stock"]["rss_mb"] for one in rounds)),
+        "cpu_s_per_million": {
+            name: round(median(one[name]["cpu_per_million"] for one in rounds), 1) for name in ("rosetta", *_BARE)
+        },
+        "start_to_first_change_s": round(median(one["rosetta"]["start_s"] for one in rounds), 2),
+    }

@@ -89,7 +89,7 @@ class DecodeStatements:
 
 def decode_statements(schema: TableSchema, marker: str) -> DecodeStatements:
     """Return the statements that decode the lines of one table version."""
-    names = schema.stream_names
+    names, columns = schema.stream_names, schema.stream_columns
     width = len(names)
     pointers = [
         pointer("op"),
@@ -97,9 +97,9 @@ def decode_statements(schema: TableSchema, marker: str) -> DecodeStatements:
         *(pointer("before", name) for name in names),
     ]
     paths = "[" + ", ".join(quote_literal(path) for path in pointers) + "]"
-    after = [convert.expression(column, f"v[{number + 2}]") for number, column in enumerate(schema.stream_columns)]
-    before = [convert.expression(column, f"v[{number + 2 + width}]") for number, column in enumerate(schema.stream_columns)]
-    tests = [convert.unchanged_test(column, f"v[{number + 2}]", marker) for number, column in enumerate(schema.stream_columns)]
+    after = [convert.expression(column, f"v[{number + 2}]") for number, column in enumerate(columns)]
+    before = [convert.expression(column, f"v[{number + 2 + width}]") for number, column in enumerate(columns)]
+    tests = [convert.unchanged_test(column, f"v[{number + 2}]", marker) for number, column in enumerate(columns)]
     # REPLICA IDENTITY FULL puts the old value beside a placeholder.
     filled = [
         f"CASE WHEN {test} THEN {old} ELSE {new} END AS c{number}" if test else f"{new} AS c{number}"

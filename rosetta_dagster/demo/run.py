@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from sqlalchemy import Engine, text
 
 from cdc_runner.catalog.database import open_catalog
 from cdc_runner.connections import connect
-from cdc_runner.errors import RosettaError
+from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId
 from cdc_runner.spec import PostgresAddress
 from cdc_runner.supervisor.catalog_view import PipelineView, read_pipelines
@@ -126,16 +127,17 @@ class Demo:
         """Do everything, stop everything that was started, and return the report.
 
         Raises:
-            RosettaError: a part could not be started.
+            RosettaError: a part could not be started, or a demo runs on this home already.
         """
-        try:
-            running = self._local.start()
-            for line in running.lines():
-                self._say(line)
-            return self._replicate(running)
-        finally:
-            self._writers.stop()
-            self._local.stop()
+        with _only_one(self._local.home):
+            try:
+                running = self._local.start()
+                for line in running.lines():
+                    self._say(line)
+                return self._replicate(running)
+            finally:
+                self._writers.stop()
+                self._local.stop()
 
     def _replicate(self, running: Running) -> dict[str, Any]:
         servers = running.servers.postgres
@@ -228,6 +230,18 @@ class Demo:
 
 
 @contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Hold a home's demo lock: a second demo would stop the servers under the first one."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (home / "demo.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RosettaError(ErrorKind.CONFLICT, f"a demo runs in {home} already") from None
+        yield
+
+
+@contextmanager
 def _catalog() -> Iterator[Engine]:
     engine = open_catalog(application_name="rosetta demo")
     try:
@@ -293,7 +307,9 @@ def _error(pipeline: PipelineView | None) -> str | None:
 
 def _line(pipeline: PipelineView, total: int, rows_per_second: float, lags: Mapping[str, float | None]) -> str:
     shown = "  ".join(f"{name} {'-' if lag is None else f'{lag:,.0f} ms'}" for name, lag in lags.items())
-    text_ = f"{pipeline.state or 'STARTING':<8} {rows_per_second:>9,.0f} rows/s {total:>12,} rows   lag: {shown}"
+    # Born paused, it reports its own state once it streams.
+    state = "LOADING" if pipeline.wanted and pipeline.state in (None, "PAUSED") else pipeline.state
+    text_ = f"{state:<8} {rows_per_second:>9,.0f} rows/s {total:>12,} rows   lag: {shown}"
     return text_ if pipeline.last_error is None or pipeline.state != "ERROR" else f"{text_}   {pipeline.last_error}"
 
 

@@ -21,8 +21,9 @@ from cdc_runner.spec import ResolvedSync
 log = structlog.get_logger()
 
 UNIQUE_VIOLATION = "23505"
-NARROW = ("22003", "22001", "23502", "22P02", "23514")
-"""Value out of range, too long, NULL where the target allows none, unknown to an enum or refused by a domain."""
+NARROW = ("22003", "22001", "23502", "22P02", "23514", "55P04")
+"""Value out of range, too long, NULL where the target allows none, unknown to an enum or refused by a domain; or a
+label used in the transaction that adds it, which works once the label is there."""
 DETACH_AFTER_SECONDS = 10.0
 _BACK_OFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 

@@ -89,6 +89,8 @@ def create_catalog_engine(
             "keepalives_idle": 15,
             "keepalives_interval": 5,
             "keepalives_count": 4,
+            # Keepalives do not help while data wait for an acknowledgement: that would take about 15 minutes.
+            "tcp_user_timeout": 35_000,
             "options": (
                 "-c TimeZone=UTC"
                 f" -c statement_timeout={STATEMENT_TIMEOUT_SECONDS * 1000}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-STOP_GRACE_SECONDS = 27.0
+STOP_GRACE_SECONDS = 25.0
 """How long a process may take to stop before it is killed; below 30 s, so that the runner itself ends within 30 s."""
 
 BACKOFF_FIRST_SECONDS = 1.0

@@ -28,8 +28,8 @@ RUNNING = Situation(wanted=True, running=True)
         (dataclasses.replace(RUNNING, draining=True), Action.STOP),
         # A lease that looks lost is the process's own business: it stops itself.
         (dataclasses.replace(RUNNING, held_elsewhere=True), Action.NOTHING),
-        (dataclasses.replace(RUNNING, draining=True, stopping_since=NOW - 26.9), Action.NOTHING),
-        (dataclasses.replace(RUNNING, draining=True, stopping_since=NOW - 27.0), Action.KILL),
+        (dataclasses.replace(RUNNING, draining=True, stopping_since=NOW - 24.9), Action.NOTHING),
+        (dataclasses.replace(RUNNING, draining=True, stopping_since=NOW - 25.0), Action.KILL),
         # Once it was asked to stop there is no way back: it will be started anew.
         (dataclasses.replace(RUNNING, stopping_since=NOW - 1), Action.NOTHING),
     ],

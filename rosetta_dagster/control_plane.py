@@ -13,6 +13,7 @@ from rosetta_dagster.jobs.configuration import CONFIGURATION_JOBS
 from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
 from rosetta_dagster.jobs.runner import start_runner, stop_runner
 from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows
+from rosetta_dagster.schedules.prune import prune, prune_job
 from rosetta_dagster.sensors.pipeline_refresh_check import build_pipeline_refresh_check
 from rosetta_dagster.sensors.replication_monitor import replication_monitor
 from rosetta_dagster.sensors.runner_alive import runner_alive
@@ -38,7 +39,7 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
     return Definitions(
         assets=asset_specs(snapshot),
         asset_checks=build_pipeline_checks(snapshot),
-        jobs=[start_runner, stop_runner, *PIPELINE_JOBS, *CONFIGURATION_JOBS],
+        jobs=[start_runner, stop_runner, *PIPELINE_JOBS, *CONFIGURATION_JOBS, prune_job],
         sensors=[
             runner_alive,
             replication_monitor,
@@ -50,6 +51,7 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
         ],
         # Everything is short and in one step: a process for the step would only cost seconds.
         executor=in_process_executor,
+        schedules=[prune],
         metadata=_location_metadata(snapshot),
     )
 

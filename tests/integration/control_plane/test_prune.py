@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, AssetObservation, DagsterInstance, job, op
+from dagster._core.test_utils import instance_for_test
+
+from cdc_runner.catalog.database import session_scope
+from rosetta_dagster.assets.specs import pipeline_key
+from rosetta_dagster.monitoring.retention import SERIES, prune_series
+from rosetta_dagster.resources import dagster_storage
+from rosetta_dagster.resources.catalog import catalog_engine
+from rosetta_dagster.schedules.prune import prune_job
+from tests.support.servers import Database, PostgresServer
+
+pytestmark = [pytest.mark.dagster, pytest.mark.pg]
+
+
+@pytest.fixture
+def storage(config_server: PostgresServer) -> Iterator[Database]:
+    database = config_server.create_database("test_prune_dagster")
+    yield database
+    config_server.drop_database(database.name)
+
+
+@pytest.fixture
+def kept(storage: Database) -> Iterator[DagsterInstance]:
+    """An instance whose storage is PostgreSQL."""
+    address = storage.server
+    overrides = {
+        "storage": {
+            "postgres": {
+                "postgres_db": {
+                    "scheme": "postgresql+psycopg2",
+                    "hostname": address.host,
+                    "port": address.port,
+                    "username": address.username,
+                    "password": address.password,
+                    "db_name": storage.name,
+                }
+            }
+        }
+    }
+    with instance_for_test(overrides=overrides) as instance:
+        yield instance
+
+
+def test_newest_events_of_each_asset_stay_and_young_ones_too(kept, storage, monkeypatch) -> None:
+    monkeypatch.setattr(dagster_storage, "_ROWS_AT_ONCE", 10)
+    for number in range(12):
+        for name in ("a", "b"):
+            kept.report_runless_asset_event(AssetObservation(pipeline_key(name), metadata={"number": number}))
+    storage.execute("UPDATE event_logs SET timestamp = timestamp - interval '20 days' WHERE asset_key LIKE '%%\"a\"%%'")
+    statement = str(dagster_storage._EVENTS).replace(str(dagster_storage.KEPT_EVENTS), "5", 1)
+    from sqlalchemy import text
+
+    monkeypatch.setattr(dagster_storage, "_EVENTS", text(statement))
+    assert dagster_storage.prune_events(kept, days=14) == 7
+    rows = dict(storage.execute("SELECT asset_key, count(*) FROM event_logs GROUP BY 1"))
+    assert sorted(rows.values()) == [5, 12]
+    newest = kept.fetch_observations(pipeline_key("a"), limit=1).records[0].asset_observation
+    assert newest is not None
+    assert newest.metadata["number"].value == 11
+
+
+def test_old_finished_runs_go_with_their_events(kept, storage) -> None:
+    @op
+    def nothing() -> None: ...
+
+    @job
+    def small() -> None:
+        nothing()
+
+    runs = [small.execute_in_process(instance=kept).run_id for _ in range(2)]
+    storage.execute("UPDATE runs SET create_timestamp = now() - interval '40 days' WHERE run_id = %s", (runs[0],))
+    assert dagster_storage.prune_runs(kept, days=30) == 1
+    assert kept.get_run_ids() == [runs[1]]
+    assert storage.execute("SELECT count(*) FROM event_logs WHERE run_id = %s", (runs[0],)) == [(0,)]
+
+
+def test_old_files_go_and_nothing_outside_is_touched(kept, tmp_path: Path) -> None:
+    root = Path(kept.storage_directory())
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    old, young = root / "run" / "op" / "old", root / "run" / "young"
+    old.parent.mkdir(parents=True)
+    for path in (old, young):
+        path.write_text("")
+    (root / "link").symlink_to(outside)
+    before = time.time() - 30 * 86_400
+    for path in (old, outside, old.parent):
+        os.utime(path, (before, before))
+    assert dagster_storage.prune_files(kept, days=14) == 1
+    assert young.exists()
+    assert outside.exists()
+    assert not old.exists()
+
+
+def test_observations_go_by_their_settings(catalog) -> None:
+    catalog.execute(
+        "INSERT INTO system_metrics (subject, recorded_at) VALUES ('old', now() - interval '15 days'), ('young', now())"
+    )
+    catalog.execute(
+        "INSERT INTO notification_log (key_notification, title, message, type, status) VALUES"
+        " ('open', 't', 'm', 'ERROR', 'OPEN'), ('done', 't', 'm', 'ERROR', 'RESOLVED')"
+    )
+    catalog.execute("ALTER TABLE notification_log DISABLE TRIGGER USER")
+    catalog.execute("UPDATE notification_log SET updated_at = now() - interval '100 days'")
+    removed = {}
+    for series in SERIES:
+        with session_scope(catalog_engine()) as session:
+            removed[series.table] = prune_series(session, series)
+    assert {table: count for table, count in removed.items() if count} == {"system_metrics": 1, "notification_log": 1}
+    assert catalog.execute("SELECT subject FROM system_metrics") == [("young",)]
+    assert catalog.execute("SELECT key_notification FROM notification_log") == [("open",)]
+
+
+def test_job_forgets_the_assets_of_removed_pipelines_only(catalog, add_pipeline, kept) -> None:
+    add_pipeline("shop")
+    for key in (pipeline_key("shop"), pipeline_key("removed"), AssetKey(["other", "asset"])):
+        kept.report_runless_asset_event(AssetObservation(key))
+    assert prune_job.execute_in_process(instance=kept).success
+    assert set(kept.get_asset_keys()) == {pipeline_key("shop"), AssetKey(["other", "asset"])}

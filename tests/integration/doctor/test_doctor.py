@@ -105,6 +105,21 @@ def test_a_role_without_rights_is_told_each_statement(source_database: Database,
     assert problems(examine(pipeline)) == []
 
 
+def test_a_table_that_only_its_owner_can_publish_is_named(
+    source_database: Database, target_database: Database, role: str
+):
+    source_database.execute("CREATE TABLE orders (id bigint PRIMARY KEY)")
+    source_database.execute("CREATE TABLE later (id bigint PRIMARY KEY)")
+    source_database.execute(f"GRANT SELECT ON orders, later TO {role}")
+    source_database.execute(f"ALTER ROLE {role} REPLICATION")
+    source_database.execute("CREATE PUBLICATION pub FOR TABLE orders")
+    pipeline = spec(as_role(source_database, role), target_database.address())
+    (finding,) = problems(examine(pipeline))
+    assert (finding.check, "public.later" in finding.what) == ("publication", True)
+    source_database.execute(finding.solution.removeprefix("As the owner: "))
+    assert problems(examine(pipeline)) == []
+
+
 def test_a_full_server_is_named(source_database: Database, target_database: Database):
     source_database.execute("CREATE TABLE orders (id bigint PRIMARY KEY)")
     ((limit,),) = source_database.execute("SELECT current_setting('max_replication_slots')::int")
@@ -120,17 +135,23 @@ def test_a_full_server_is_named(source_database: Database, target_database: Data
         )
 
 
-def test_wal_level_is_checked(own_servers: Any, target_database: Database):
+def test_settings_of_the_server_are_checked(own_servers: Any, target_database: Database):
     server = own_servers("source").postgres("source")
+    server.execute("CREATE TABLE orders (id bigint PRIMARY KEY)")
+    pipeline = spec(server.address("postgres"), target_database.address())
+    assert "max_slot_wal_keep_size" in {one.check for one in examine(pipeline).findings if one.level == "warning"}
+    server.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1GB'")
+    server.execute("ALTER SYSTEM SET idle_replication_slot_timeout = '1h'")
     server.execute("ALTER SYSTEM SET wal_level = 'replica'")
     server.stop()
-    # Settings of the embedded server win over ALTER SYSTEM only when it gives them on the command line.
     server.start()
-    if server.execute("SHOW wal_level") != [("replica",)]:
-        pytest.skip("the embedded server sets wal_level itself")
-    server.execute("CREATE TABLE orders (id bigint PRIMARY KEY)")
-    report = examine(spec(server.address("postgres"), target_database.address()))
-    assert "wal_level" in checks(report)
+    report = examine(pipeline)
+    assert checks(report) == {"wal_level"}
+    (finding,) = problems(report)
+    assert "ALTER SYSTEM SET wal_level = 'logical'" in finding.solution
+    warned = {one.check for one in report.findings if one.level == "warning"}
+    assert "idle_replication_slot_timeout" in warned
+    assert "max_slot_wal_keep_size" not in warned
 
 
 def test_slot_states_are_told_apart(source_database: Database, target_database: Database):

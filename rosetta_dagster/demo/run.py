@@ -32,6 +32,7 @@ from rosetta_dagster.embedded.binaries import postgres_binaries
 from rosetta_dagster.local.up import LocalRosetta, Running
 
 QUIESCE_SECONDS = 180.0
+WARM_UP_SECONDS = 60.0
 WRITER_THREADS = 3
 PGBENCH_SHARE = 0.5
 WRITER_STOP_SECONDS = 35.0
@@ -45,7 +46,7 @@ class DemoOptions:
 
     Attributes:
         home: ROSETTA_HOME.
-        seconds: how long to write; None until interrupted.
+        seconds: how long to write after the initial load; None until interrupted.
         rate: transactions a second of all writers together.
         dagster: whether Dagster is started too.
         compare: whether every table is compared at the end.
@@ -166,17 +167,27 @@ class Demo:
                 probe.stop()
 
     def _watch(self, engine: Engine, probe: LagProbe) -> None:
-        """Say how it goes, until the time is over or somebody interrupts."""
-        deadline = None if self._options.seconds is None else time.monotonic() + self._options.seconds
-        rows, at = 0, time.monotonic()
-        while not self._interrupted.is_set():
-            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
-            if left <= 0 or self._interrupted.wait(left):
-                return
+        """Say how it goes, until the time is over or somebody interrupts.
+
+        The time counts from the end of the initial load and its backlog on, or from WARM_UP_SECONDS on at the latest:
+        lag during the load says nothing about the stream.
+        """
+        started_at = time.monotonic()
+        counted_from: float | None = None
+        rows, at = 0, started_at
+        while not self._interrupted.wait(1.0):
+            now = time.monotonic()
+            if counted_from is None and (probe.caught_up_seconds(0.0) or now - started_at > WARM_UP_SECONDS):
+                counted_from = now
+            if counted_from is not None and self._options.seconds is not None:
+                left = counted_from + self._options.seconds - now
+                if left < 1.0:
+                    self._interrupted.wait(max(0.0, left))
+                    return
             pipeline = _pipeline(engine)
             if pipeline is None:
                 continue
-            now, total = time.monotonic(), _rows(pipeline)
+            total = _rows(pipeline)
             self._say(_line(pipeline, total, (total - rows) / (now - at), probe.current_lags_ms()))
             rows, at = total, now
             if self._writers.ended():

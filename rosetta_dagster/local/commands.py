@@ -53,7 +53,9 @@ def down() -> None:
 @click.command()
 @click.option("--headless", is_flag=True, help="Write for --seconds, then compare every table; exit code 0 when equal.")
 @click.option(
-    "--seconds", type=click.FloatRange(1, 86_400), help="How long to write. [headless: 30, else until Ctrl-C]"
+    "--seconds",
+    type=click.FloatRange(1, 86_400),
+    help="How long to write after the initial load. [headless: 30, else until Ctrl-C]",
 )
 @click.option(
     "--rate", type=click.FloatRange(2, 100_000), default=_DEFAULT_RATE, show_default=True, help="Transactions/s."

@@ -6,6 +6,7 @@ from dagster import Definitions, MetadataValue, in_process_executor
 
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.errors import RosettaError
+from rosetta_dagster.assets.overview import overview_spec
 from rosetta_dagster.assets.snapshot import CatalogSnapshot, current_snapshot, snapshot_of_rows
 from rosetta_dagster.assets.specs import asset_specs
 from rosetta_dagster.checks.pipelines import build_pipeline_checks
@@ -37,7 +38,7 @@ def fetch_catalog() -> CatalogSnapshot:
 def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
     """Return everything that the Dagster pages show of a catalog."""
     return Definitions(
-        assets=asset_specs(snapshot),
+        assets=[*asset_specs(snapshot), overview_spec(snapshot)],
         asset_checks=build_pipeline_checks(snapshot),
         jobs=[start_runner, stop_runner, *PIPELINE_JOBS, *CONFIGURATION_JOBS, prune_job],
         sensors=[

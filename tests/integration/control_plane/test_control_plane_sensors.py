@@ -19,6 +19,7 @@ from dagster import (
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.leases import report_runner
 from cdc_runner.catalog.settings import set_setting
+from rosetta_dagster.assets.overview import OVERVIEW_KEY
 from rosetta_dagster.assets.specs import pipeline_key, table_key
 from rosetta_dagster.control_plane import build_definitions, fetch_catalog
 from rosetta_dagster.resources import webserver
@@ -108,10 +109,41 @@ def test_monitor_materializes_what_keeps_up_and_observes_what_does_not(catalog, 
     }
     assert failed == {(pipeline_key("slow"), "lag_within_objective"), (pipeline_key("paused"), "pipeline_runs")}
     again = evaluate(replication_monitor, instance, result.cursor)
-    assert {event.asset_key for event in again.asset_events} == {
-        pipeline_key(name) for name in ("good", "slow", "paused")
-    }
-    assert again.asset_events[0].metadata["rows per second"].value == 0.0
+    told = {event.asset_key: event for event in again.asset_events}
+    assert set(told) == {OVERVIEW_KEY, *(pipeline_key(name) for name in ("good", "slow", "paused"))}
+    assert told[pipeline_key("good")].metadata["rows per second"].value == 0.0
+
+
+def rows_of(event, name: str):
+    return [record.data for record in event.metadata[name].records]
+
+
+def test_overview_shows_rows_by_day_and_the_worst_first(catalog, add_pipeline, instance) -> None:
+    identifier = add_pipeline("good")
+    add_pipeline("slow", lag_ms=500_000)
+    # The day is cut in the time zone of the settings, seven hours ahead of the storage.
+    catalog.execute(
+        "INSERT INTO rosetta_setting_configuration (config_key, config_value) VALUES ('timezone', 'Asia/Jakarta')"
+    )
+    for moment, rows in (
+        ("date_trunc('day', now(), 'Asia/Jakarta')", 5),
+        ("date_trunc('day', now(), 'Asia/Jakarta') - interval '1 minute'", 70),
+        ("date_trunc('day', now(), 'Asia/Jakarta') - interval '25 hours'", 900),
+    ):
+        catalog.execute(
+            "INSERT INTO data_flow_record_monitoring"
+            " (pipeline_id, pipeline_destination_id, source_id, table_name, record_count, recorded_at)"
+            f" SELECT p.id, d.id, p.source_id, 'public.orders', {rows}, {moment}"
+            " FROM pipelines p JOIN pipeline_destinations d ON d.pipeline_id = p.id WHERE p.id = %s",
+            (identifier,),
+        )
+    (event,) = [one for one in evaluate(replication_monitor, instance).asset_events if one.asset_key == OVERVIEW_KEY]
+    assert (event.metadata["rows today"].value, event.metadata["rows yesterday"].value) == (5, 70)
+    assert event.metadata["worst lag ms"].value == 500_000
+    records = rows_of(event, "pipelines")
+    assert [(record["pipeline"], record["today"]) for record in records] == [("slow", 0), ("good", 5)]
+    (busiest,) = rows_of(event, "busiest tables today")
+    assert busiest == {"pipeline": "good", "table": "public.orders", "rows": 5}
 
 
 def test_monitor_records_that_it_has_run(catalog, add_pipeline, instance) -> None:

@@ -44,7 +44,7 @@ def test_definitions_load_without_a_config_database_and_without_java(monkeypatch
     monkeypatch.delenv("CONFIG_DATABASE_URL", raising=False)
     loaded = load()
     assert loaded["heavy"] == []
-    assert loaded["assets"] == []
+    assert loaded["assets"] == ["overview"]
     assert {"start_runner", "stop_runner", "start_pipeline", "pause_pipeline", "refresh_pipeline"} <= set(
         loaded["jobs"]
     )
@@ -61,7 +61,7 @@ def test_definitions_load_without_a_config_database_and_without_java(monkeypatch
 @pytest.mark.pg
 def test_definitions_show_the_catalog_and_keep_it_through_an_outage(add_pipeline, monkeypatch) -> None:
     add_pipeline("shop")
-    keys = ["rosetta/shop", "rosetta/shop/shop-warehouse/public/orders", "source/shop-source/public/orders"]
+    keys = ["overview", "rosetta/shop", "rosetta/shop/shop-warehouse/public/orders", "source/shop-source/public/orders"]
     loaded = load()
     assert loaded["assets"] == keys
     assert loaded["heavy"] == []
@@ -93,4 +93,4 @@ def test_runs_take_the_catalog_of_the_code_server_and_read_nothing() -> None:
     with DefinitionsLoadContext.scoped(DefinitionsLoadContext(DefinitionsLoadType.RECONSTRUCTION, data)):
         again = reconstruction.definitions_of_catalog(fetch, build_definitions)
     assert len(reads) == 1
-    assert len(list(again.get_repository_def().asset_graph.get_all_asset_keys())) == 1
+    assert len(list(again.get_repository_def().asset_graph.get_all_asset_keys())) == 2

@@ -1,0 +1,102 @@
+"""The asset that shows everything at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dagster import AssetKey, AssetMaterialization, AssetSpec, MetadataValue, TableColumn, TableRecord, TableSchema
+
+from rosetta_dagster.assets.events import pipeline_summary
+from rosetta_dagster.assets.snapshot import CatalogSnapshot
+from rosetta_dagster.assets.specs import pipeline_key
+from rosetta_dagster.monitoring.overview import Overview
+from rosetta_dagster.resources.catalog import PipelineHealth
+
+# Not below "rosetta": a pipeline may be called overview.
+OVERVIEW_KEY = AssetKey(["overview"])
+_LISTED_PIPELINES = 100
+
+Cell = str | int | float | bool
+
+
+def overview_spec(snapshot: CatalogSnapshot) -> AssetSpec:
+    """Return the asset: downstream of every pipeline."""
+    return AssetSpec(
+        key=OVERVIEW_KEY,
+        deps=[pipeline_key(pipeline.name) for pipeline in snapshot.pipelines],
+        group_name="overview",
+        description="Everything at a glance, each minute: pipelines by state, rows today and yesterday, lag, WAL kept "
+        "by slots, runners, the busiest tables, and whether the monitors work. Choose Plots for history.",
+        kinds={"dashboard"},
+        tags={"rosetta/role": "overview"},
+    )
+
+
+def overview_event(
+    health: Sequence[PipelineHealth], rates: Mapping[str, float | None], overview: Overview, line: str
+) -> AssetMaterialization:
+    """Return the event of this minute; `rates` are rows per second by pipeline, `line` is the one-line status."""
+    flows = {flow.pipeline: flow for flow in overview.flows}
+    known = [rate for rate in rates.values() if rate is not None]
+    metadata: dict[str, MetadataValue] = {
+        "pipelines": _pipelines(health, rates, overview),
+        "rows today": MetadataValue.int(sum(flow.today for flow in flows.values())),
+        "rows yesterday": MetadataValue.int(sum(flow.yesterday for flow in flows.values())),
+        "pipelines running": MetadataValue.int(sum(one.state == "RUNNING" for one in health)),
+        "pipelines in error": MetadataValue.int(sum(one.state == "ERROR" for one in health)),
+        "runners": _table(
+            ("runner", "state", "heartbeat s", "up min"),
+            [
+                (one.runner_id, one.state, round(one.age_seconds), round(one.uptime_seconds / 60))
+                for one in overview.runners
+            ],
+        ),
+        "busiest tables today": _table(
+            ("pipeline", "table", "rows"), [(one.pipeline, one.table, one.today) for one in overview.top]
+        ),
+        "monitors": _table(
+            ("monitor", "last run s ago", "error"),
+            [(one.name, round(one.age_seconds), one.error or "") for one in overview.monitors],
+        ),
+    }
+    if known:
+        metadata["rows per second"] = MetadataValue.float(round(sum(known), 2))
+    lags = [one.worst_lag_ms for one in health if one.worst_lag_ms is not None]
+    if lags:
+        metadata["worst lag ms"] = MetadataValue.int(max(lags))
+    kept = [one.retained_wal_bytes for one in health if one.retained_wal_bytes is not None]
+    if kept:
+        metadata["most slot WAL bytes"] = MetadataValue.int(max(kept))
+    return AssetMaterialization(asset_key=OVERVIEW_KEY, description=line, metadata=metadata)
+
+
+def _pipelines(
+    health: Sequence[PipelineHealth], rates: Mapping[str, float | None], overview: Overview
+) -> MetadataValue:
+    flows = {flow.pipeline: flow for flow in overview.flows}
+    rows: list[tuple[Cell, ...]] = []
+    # Those in trouble first.
+    for one in sorted(health, key=lambda one: (one.keeps_up, one.pipeline))[:_LISTED_PIPELINES]:
+        flow, rate = flows.get(one.pipeline), rates.get(one.pipeline)
+        rows.append(
+            (
+                one.pipeline,
+                one.state,
+                "" if one.worst_lag_ms is None else one.worst_lag_ms,
+                "" if rate is None else rate,
+                flow.today if flow else 0,
+                flow.yesterday if flow else 0,
+                len(one.tables),
+                "" if one.retained_wal_bytes is None else round(one.retained_wal_bytes / 1048576, 1),
+                pipeline_summary(one),
+            )
+        )
+    names = ("pipeline", "state", "lag ms", "rows/s", "today", "yesterday", "tables", "slot WAL MB", "in words")
+    return _table(names, rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> MetadataValue:
+    return MetadataValue.table(
+        [TableRecord(dict(zip(columns, row, strict=True))) for row in rows],
+        TableSchema(columns=[TableColumn(name) for name in columns]),
+    )

@@ -82,6 +82,7 @@ class TableSchema:
         replica_identity: what the WAL holds of old rows.
         partitioned: a partition root.
         oid: the table's oid at the source, by which a table that was dropped and created again is told; 0 when unknown.
+        filenode: changes whenever the source writes the table anew; 0 when unknown and for a partition root.
     """
 
     table: TableId
@@ -91,6 +92,7 @@ class TableSchema:
     replica_identity: ReplicaIdentity
     partitioned: bool = False
     oid: int = 0
+    filenode: int = 0
 
     @property
     def column_names(self) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 SYSTEM_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast", "_rosetta")
 
 _TABLES = """
-SELECT n.nspname, c.relname, c.relreplident::text, c.relkind::text = 'p', c.oid
+SELECT n.nspname, c.relname, c.relreplident::text, c.relkind::text = 'p', c.oid,
+       coalesce(pg_relation_filenode(c.oid), 0)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
   AND n.nspname <> ALL (%(system)s) AND n.nspname NOT LIKE 'pg\\_temp\\_%%' AND n.nspname NOT LIKE 'pg\\_toast%%'
@@ -120,14 +121,14 @@ def read_tables(
     wanted = None if tables is None else set(tables)
     with connection.cursor() as cursor:
         cursor.execute(_TABLES, {"system": list(SYSTEM_SCHEMAS)})
-        found: dict[int, tuple[TableId, str, bool]] = {}
-        for schema, name, identity, partitioned, oid in cursor.fetchall():
+        found: dict[int, tuple[TableId, str, bool, int]] = {}
+        for schema, name, identity, partitioned, oid, filenode in cursor.fetchall():
             table = TableId(schema, name)
             if wanted is not None and table not in wanted:
                 continue
             if patterns is not None and not matches(table, patterns):
                 continue
-            found[oid] = (table, identity, partitioned)
+            found[oid] = (table, identity, partitioned, filenode)
         oids = {"oids": list(found)}
         cursor.execute(_COLUMNS, oids)
         columns: dict[int, list[Column]] = {oid: [] for oid in found}
@@ -182,7 +183,13 @@ def _single_element(array_text: str | None) -> str | None:
 
 
 def _schema(
-    oid: int, table: TableId, identity: str, partitioned: bool, columns: list[Column], keys: dict[str, tuple[str, ...]]
+    oid: int,
+    table: TableId,
+    identity: str,
+    partitioned: bool,
+    filenode: int,
+    columns: list[Column],
+    keys: dict[str, tuple[str, ...]],
 ) -> TableSchema:
     replica_identity = ReplicaIdentity(identity)
     primary = keys.get("primary", ())
@@ -199,6 +206,7 @@ def _schema(
         replica_identity=replica_identity,
         partitioned=partitioned,
         oid=oid,
+        filenode=filenode,
     )
 
 

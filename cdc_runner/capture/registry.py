@@ -76,6 +76,9 @@ def merge(
     columns += [column for column in (known.columns if known else ()) if column.generated and column.name not in names]
     if all(column.number for column in columns):
         columns.sort(key=lambda column: column.number)
+    if catalog is not None and set(catalog.column_names) != {column.name for column in columns}:
+        # The catalog tells of a later moment: a column that is yet to come may have written the table anew already.
+        catalog = replace(catalog, filenode=0)
     for schema in (catalog, before):
         if schema is not None and set(schema.key) <= names and set(schema.primary_key) <= names:
             return replace(schema, table=table, columns=tuple(columns))

@@ -33,12 +33,15 @@ class SchemaChange:
         column: the column after the change; None for a dropped one and for changes of the whole table.
         before: the column before the change; None for a new one and for changes of the whole table.
         text: one line for the history and for people.
+        rewritten: of a new column, whether the source has written the table anew since the version before, so that
+            older rows may hold a value of their own in it; None when unknown.
     """
 
     kind: ChangeKind
     column: Column | None
     before: Column | None
     text: str
+    rewritten: bool | None = None
 
 
 def diff(old: TableSchema, new: TableSchema) -> list[SchemaChange]:
@@ -61,7 +64,8 @@ def diff(old: TableSchema, new: TableSchema) -> list[SchemaChange]:
     ]
     for before, after in pairs:
         changes += _column_changes(before, after)
-    changes += [_add(column) for column in added]
+    rewritten = old.filenode != new.filenode if old.filenode and new.filenode else None
+    changes += [_add(column, rewritten) for column in added]
     if _key_changed(old, new, pairs):
         changes.append(SchemaChange(ChangeKind.CHANGE_KEY, None, None, _key_text(old, new)))
     return changes
@@ -115,9 +119,9 @@ def _drop(column: Column) -> SchemaChange:
     return SchemaChange(ChangeKind.DROP_COLUMN, None, column, f"column {column.name} was dropped")
 
 
-def _add(column: Column) -> SchemaChange:
+def _add(column: Column, rewritten: bool | None) -> SchemaChange:
     text = f"column {column.name} {column.type_text} was added"
-    return SchemaChange(ChangeKind.ADD_COLUMN, column, None, text)
+    return SchemaChange(ChangeKind.ADD_COLUMN, column, None, text, rewritten)
 
 
 def _key_changed(old: TableSchema, new: TableSchema, pairs: Sequence[tuple[Column, Column]]) -> bool:

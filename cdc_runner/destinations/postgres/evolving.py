@@ -82,7 +82,7 @@ class Evolving:
                 self._alter(change.kind, change.column, change.before)
         for change in of(ChangeKind.ADD_COLUMN):
             if change.column is not None:
-                self._add(change.column)
+                self._add(change.column, change.rewritten)
         if rekeyed:
             self._add_key()
 
@@ -204,13 +204,13 @@ class Evolving:
                 self._alter_table(f"ALTER COLUMN {name} DROP EXPRESSION", what)
         elif not existing.column.generated or self._target.server_version < 170000:
             self._alter_table(f"DROP COLUMN {name}", what)
-            self._add(column)
+            self._add(column, None)
         else:
             self._alter_table(f"ALTER COLUMN {name} SET EXPRESSION AS ({column.expression})", what)
 
     # -- columns that come -------------------------------------------------------------------------------------------
 
-    def _add(self, column: Column) -> None:
+    def _add(self, column: Column, rewritten: bool | None) -> None:
         existing = self._table.columns.get(column.name)
         name, what = quote_identifier(column.name), f"column {column.name} {column.type_text} was added"
         if existing is not None and existing.kept:
@@ -224,8 +224,8 @@ class Evolving:
         # Without NOT NULL: the catalog may tell of a moment later than that of rows which are under way.
         definition = column_definition(self._target, column, self._schema_map, not_null=False)
         if column.generated or column.missing_value is None:
-            if not column.generated and self._rewritten(column):
-                raise ReloadNeeded(self._id, f"{what}, with a value of its own for each older row")
+            if not column.generated and self._has_unknown_values(column, rewritten):
+                raise ReloadNeeded(self._id, f"{what}, and older rows may have values of their own in it")
             self._alter_table(f"ADD COLUMN {definition}", what)
             return
         value = f"{quote_literal(column.missing_value)}::{target_type(column, self._schema_map)}"
@@ -233,16 +233,16 @@ class Evolving:
         self._alter_table(f"ADD COLUMN {definition} DEFAULT {value}", what, kept=f"ADD COLUMN {definition} DEFAULT ...")
         self._alter_table(f"ALTER COLUMN {name} DROP DEFAULT", what)
 
-    def _rewritten(self, column: Column) -> bool:
-        """Tell whether older rows may have got values that cannot be known here.
+    def _has_unknown_values(self, column: Column, rewritten: bool | None) -> bool:
+        """Tell whether older rows may have values in a new column that has no missing value.
 
-        PostgreSQL keeps a constant default as the column's missing value. When there is a default, or NULL is not
-        allowed, and no missing value is kept, it has written every row anew.
+        PostgreSQL keeps a constant default as the column's missing value. Without one, older rows are NULL, or the
+        table was written anew. Where that is not known, a default or NOT NULL is taken as the sign of it.
         """
-        null_default = column.default is None or _NULL_DEFAULT.fullmatch(column.default) is not None
-        if null_default and not column.not_null:
-            return False
-        return holds_rows(self._target, self._id)
+        if rewritten is None:
+            null_default = column.default is None or _NULL_DEFAULT.fullmatch(column.default) is not None
+            rewritten = column.not_null or not null_default
+        return rewritten and holds_rows(self._target, self._id)
 
     # -- key ---------------------------------------------------------------------------------------------------------
 

@@ -265,4 +265,5 @@ def schema_from_json(text: str) -> TableSchema:
         replica_identity=ReplicaIdentity(value["replica_identity"]),
         partitioned=value["partitioned"],
         oid=value.get("oid", 0),
+        filenode=value.get("filenode", 0),
     )

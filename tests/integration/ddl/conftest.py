@@ -12,7 +12,7 @@ import pytest
 from cdc_runner.capture.inspect import read_tables
 from cdc_runner.connections import connect
 from cdc_runner.destinations.postgres import ddl, types
-from cdc_runner.schema import TableId, TableSchema, quote_literal
+from cdc_runner.schema import TableId, TableSchema, quote_identifier, quote_literal
 from cdc_runner.shaping.evolution import SchemaChange, diff
 from tests.support.servers import Database, PostgresServer
 
@@ -54,9 +54,9 @@ class Pair:
 
     def copy(self, schema: TableSchema) -> None:
         """Bring the source's rows to the target in the way that changes go: as text, cast to the target's types."""
-        names = ", ".join(f'"{name}"' for name in schema.stream_names)
+        names = ", ".join(quote_identifier(name) for name in schema.stream_names)
         with self.source.cursor() as cursor:
-            texts = ", ".join(f'"{name}"::text' for name in schema.stream_names)
+            texts = ", ".join(f"{quote_identifier(name)}::text" for name in schema.stream_names)
             cursor.execute(f"SELECT {texts} FROM {schema.table.quoted}")
             rows = cursor.fetchall()
         wanted = [types.target_type(column, self.schema_map) for column in schema.stream_columns]
@@ -78,7 +78,7 @@ class Pair:
 
     def rows(self, schema: TableSchema) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
         """Return the source's and the target's rows as text, sorted."""
-        texts = ", ".join(f'"{name}"::text' for name in schema.column_names)
+        texts = ", ".join(f"{quote_identifier(name)}::text" for name in schema.column_names)
         with self.source.cursor() as one, self.target.cursor() as other:
             one.execute(f'SELECT {texts} FROM {schema.table.quoted} ORDER BY ({texts})::text COLLATE "C"')
             other.execute(f'SELECT {texts} FROM {self.place(schema).quoted} ORDER BY ({texts})::text COLLATE "C"')

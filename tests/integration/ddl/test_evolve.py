@@ -81,6 +81,20 @@ def test_added_column_whose_values_differ_from_row_to_row_needs_a_reload(pair: P
     assert caught.value.kind is ErrorKind.SCHEMA_CHANGE_HELD
 
 
+def test_default_that_came_later_needs_no_reload(pair: Pair) -> None:
+    old = start(pair, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1), (2)")
+    pair.at_source("ALTER TABLE t ADD a int, ADD b int", "ALTER TABLE t ALTER a SET DEFAULT 5")
+    pair.evolve(old)
+    pair.assert_equal(pair.schema())
+
+
+def test_values_that_a_rewrite_gave_to_older_rows_need_a_reload(pair: Pair) -> None:
+    old = start(pair, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1), (2)")
+    pair.at_source("ALTER TABLE t ADD a float DEFAULT random()", "ALTER TABLE t ALTER a DROP DEFAULT")
+    with pytest.raises(ddl.ReloadNeeded):
+        pair.evolve(old)
+
+
 def test_added_column_with_a_volatile_default_needs_no_reload_of_an_empty_table(pair: Pair) -> None:
     pair.at_source("CREATE TABLE t (id int PRIMARY KEY)")
     old = pair.create()

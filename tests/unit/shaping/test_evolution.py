@@ -95,6 +95,13 @@ def test_another_oid_is_another_table() -> None:
     assert seen(table(ID, oid=0), table(ID, oid=2)) == []
 
 
+def test_new_column_tells_whether_the_table_was_written_anew() -> None:
+    for before, after, expected in ((7, 7, False), (7, 8, True), (0, 8, None), (7, 0, None)):
+        (change,) = diff(replace(table(ID), filenode=before), replace(table(ID, column("a", 2)), filenode=after))
+        assert change.rewritten is expected
+    assert diff(replace(table(ID), filenode=1), replace(table(ID), filenode=2)) == []
+
+
 def test_texts_name_columns_and_types() -> None:
     (change,) = diff(table(ID, column("a", 2)), table(ID, column("a", 2, "text")))
     assert change.text == "column a changed its type from integer to text"

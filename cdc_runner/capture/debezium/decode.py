@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cdc_runner.capture.base import TableVersion
 from cdc_runner.capture.debezium import convert
+from cdc_runner.capture.debezium.tiny import TINY_EVENTS, tiny_rows
 from cdc_runner.schema import TableSchema, quote_literal
 
 
@@ -47,6 +48,10 @@ class Decoder:
 
     def rows(self, version: TableVersion, data: bytes) -> pa.Table:
         """Return the changes in stream order."""
+        if data.count(b"\n") < TINY_EVENTS:
+            rows = tiny_rows(version.schema, data, self._marker)
+            if rows is not None:
+                return rows
         lines = split_lines(data)
         self._connection.register(
             "lines", pa.table({"ord": pa.array(np.arange(len(lines), dtype=np.int64)), "line": lines})

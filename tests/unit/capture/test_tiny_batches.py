@@ -1,0 +1,100 @@
+"""The plain loops for a few rows give what DuckDB gives for many."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cdc_runner.capture.base import TableChanges, TableVersion
+from cdc_runner.capture.debezium import decode, tiny
+from cdc_runner.destinations.postgres import encode
+from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
+from cdc_runner.shaping import net
+
+MARKER = "~rosetta-unchanged-0~"
+TEXTS = [None, "", "a", "é😀", 'q"\\', "tab\tline\n", "~rosetta", "\\N", "x" * 300]
+
+
+def _schema(key: tuple[str, ...], identity: ReplicaIdentity) -> TableSchema:
+    columns = tuple(Column(name, "text", "text") for name in ("k", "Wei/rd ~", "v"))
+    return TableSchema(TableId("public", "t"), columns, key, key, identity)
+
+
+def _events(schema: TableSchema, chance: random.Random, count: int, *, truncate: bool) -> bytes:
+    lines = []
+    for _ in range(count):
+        op = chance.choice("ccuuud")
+        after = {name: chance.choice(TEXTS) for name in schema.stream_names} | {"k": str(chance.randint(1, 5))}
+        full = {name: chance.choice(TEXTS) for name in schema.stream_names} | {"k": after["k"]}
+        before = full if schema.replica_identity is ReplicaIdentity.FULL else {"k": after["k"], "v": None}
+        event = {
+            "before": None if op == "c" or (op == "u" and schema.key) else before,
+            "after": None if op == "d" else after,
+            "op": op,
+        }
+        if truncate and chance.random() < 0.1:
+            event = {"before": None, "after": None, "op": "t"}
+        lines.append(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("keyed", [True, False])
+def test_rows_and_net_changes_agree(monkeypatch: pytest.MonkeyPatch, seed: int, keyed: bool) -> None:
+    """Decode and shape the same events in both ways."""
+    chance = random.Random(seed)
+    identity = ReplicaIdentity.DEFAULT if keyed else ReplicaIdentity.FULL
+    schema = _schema(("k",) if keyed else (), identity)
+    version = TableVersion(schema, 1)
+    data = _events(schema, chance, chance.randint(1, 60), truncate=seed % 2 == 0)
+    decoder, shaper = decode.Decoder(MARKER), net.NetShaper()
+    small = decoder.rows(version, data)
+    small_net = list(shaper.shape(TableChanges(version, small)))
+    monkeypatch.setattr(decode, "TINY_EVENTS", 0)
+    monkeypatch.setattr(net, "TINY_ROWS", 0)
+    large = decoder.rows(version, data)
+    large_net = list(shaper.shape(TableChanges(version, large)))
+
+    def plain(rows: pa.Table) -> list[dict[str, object]]:
+        found = [{name: value for name, value in row.items() if name != "ord"} for row in rows.to_pylist()]
+        return found
+
+    assert plain(small) == plain(large)
+    assert small.column_names == large.column_names
+    for one, other in zip(small_net, large_net, strict=True):
+        assert (one.kind, one.truncate, one.partial) == (other.kind, other.truncate, other.partial)
+        assert other.deletes or not one.deletes
+        if one.kind is net.NetKind.MERGE:
+            assert sorted(map(str, plain(one.rows))) == sorted(map(str, plain(other.rows)))
+
+
+def test_a_value_that_is_missing_goes_the_long_way() -> None:
+    """An unchanged TOAST value is never taken as text."""
+    schema = _schema(("k",), ReplicaIdentity.DEFAULT)
+    line = json.dumps({"before": None, "after": {"k": "1", "Wei/rd ~": "x", "v": MARKER}, "op": "u"}).encode()
+    assert tiny.tiny_rows(schema, line, MARKER) is None
+    assert decode.Decoder(MARKER).rows(TableVersion(schema, 1), line).column("x").to_pylist() == ["001"]
+
+
+def test_binary_copy_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Byte for byte what DuckDB writes, NULLs and negative numbers included."""
+    rows = pa.table(
+        {
+            "n": pa.array([-1, 2, None], pa.int64()),
+            "d": pa.array([True, False, None], pa.bool_()),
+            "x": pa.nulls(3, pa.string()),
+            "c0": pa.array(["", "é😀", None], pa.string()),
+        }
+    )
+    columns = [("n", "bigint"), ("d", "boolean"), ("x", "text"), ("c0", "text")]
+    encoder = encode.BinaryEncoder(tmp_path)
+    with encoder.encoded(rows, columns) as file:
+        small = file.read()
+    monkeypatch.setattr(encode, "TINY_ROWS", 0)
+    with encoder.encoded(rows, columns) as file:
+        assert file.read() == small
+    assert list(tmp_path.iterdir()) == []

@@ -208,6 +208,7 @@ class PipelineRun:
         self._source.publish([tables.usable[table] for table in sorted(published)])
         self._report_tables(attached, tables)
         progress = Progress(self._reporter.table)
+        self._reporter.state("RUNNING")
         try:
             prepare(self._spec, self._source, tables, attached, floors, progress, self._stopping)
             if self._stopping.is_set():
@@ -215,7 +216,6 @@ class PipelineRun:
             for each in attached:
                 for sync in each.syncs:
                     self._reporter.table(each.pipeline_destination_id, sync, "STREAMING", None, None)
-            self._reporter.state("RUNNING")
             run = StreamRun(
                 self._spec,
                 self._source,
@@ -279,8 +279,10 @@ class PipelineRun:
         for each in attached:
             syncs = list(each.syncs)
             self._reporter.only(each.pipeline_destination_id, syncs)
+            ready = {one.sync.target for one in each.destination.table_states() if one.ready}
             for sync in syncs:
-                self._reporter.table(each.pipeline_destination_id, sync, "PENDING", None, None)
+                state = "STREAMING" if sync.target in ready else "PENDING"
+                self._reporter.table(each.pipeline_destination_id, sync, state, None, None)
             for table, reason in tables.excluded.items():
                 self._reporter.excluded(each.pipeline_destination_id, table, reason)
 

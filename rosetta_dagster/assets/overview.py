@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from dagster import AssetKey, AssetMaterialization, AssetSpec, MetadataValue, TableColumn, TableRecord, TableSchema
 
-from rosetta_dagster.assets.events import pipeline_summary
 from rosetta_dagster.assets.snapshot import CatalogSnapshot
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.monitoring.overview import Overview
+from rosetta_dagster.monitoring.verdicts import verdicts
 from rosetta_dagster.resources.catalog import PipelineHealth
 
 # Not below "rosetta": a pipeline may be called overview.
@@ -39,6 +39,8 @@ def overview_event(
     flows = {flow.pipeline: flow for flow in overview.flows}
     known = [rate for rate in rates.values() if rate is not None]
     metadata: dict[str, MetadataValue] = {
+        "status": MetadataValue.text(line),
+        "needs attention": _attention(health),
         "pipelines": _pipelines(health, rates, overview),
         "rows today": MetadataValue.int(sum(flow.today for flow in flows.values())),
         "rows yesterday": MetadataValue.int(sum(flow.yesterday for flow in flows.values())),
@@ -75,7 +77,7 @@ def _pipelines(
 ) -> MetadataValue:
     flows = {flow.pipeline: flow for flow in overview.flows}
     rows: list[tuple[Cell, ...]] = []
-    # Those in trouble first.
+    # Those in trouble first. Few and narrow columns: the page cuts a wide table off.
     for one in sorted(health, key=lambda one: (one.keeps_up, one.pipeline))[:_LISTED_PIPELINES]:
         flow, rate = flows.get(one.pipeline), rates.get(one.pipeline)
         rows.append(
@@ -85,14 +87,21 @@ def _pipelines(
                 "" if one.worst_lag_ms is None else one.worst_lag_ms,
                 "" if rate is None else rate,
                 flow.today if flow else 0,
-                flow.yesterday if flow else 0,
-                len(one.tables),
                 "" if one.retained_wal_bytes is None else round(one.retained_wal_bytes / 1048576, 1),
-                pipeline_summary(one),
             )
         )
-    names = ("pipeline", "state", "lag ms", "rows/s", "today", "yesterday", "tables", "slot WAL MB", "in words")
-    return _table(names, rows)
+    return _table(("pipeline", "state", "lag ms", "rows/s", "rows today", "WAL MB"), rows)
+
+
+def _attention(health: Sequence[PipelineHealth]) -> MetadataValue:
+    """Return what a person should look at, a line each."""
+    lines = [
+        f"- **{one.pipeline}** {failed[0].name}: {failed[0].reason}"
+        for one in health
+        if (failed := [verdict for verdict in verdicts(one) if not verdict.passed])
+    ]
+    more = [f"- and {len(lines) - _LISTED_PIPELINES} more"] if len(lines) > _LISTED_PIPELINES else []
+    return MetadataValue.md("\n".join(lines[:_LISTED_PIPELINES] + more) or "nothing")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> MetadataValue:

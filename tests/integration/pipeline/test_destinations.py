@@ -11,7 +11,7 @@ from tests.support.pipelines import PipelineHarness
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.pg, pytest.mark.jvm]
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
 
 
 def test_one_slot_feeds_two_destinations_and_a_dead_one_holds_up_nobody(
@@ -112,7 +112,7 @@ def test_a_target_that_does_not_fit_is_refused_before_anything_is_written(pipeli
     pipeline.targets["target"].execute("CREATE TABLE t (id int PRIMARY KEY)")
     pipeline.configure()
     pipeline.start()
-    assert pipeline.wait_exit(60) == 78
+    assert pipeline.wait_exit(120) == 78
     status, error = pipeline.config.execute("SELECT status, last_error FROM pipeline_metadata")[0]
     assert status == "ERROR"
     assert "missing" in error
@@ -133,11 +133,11 @@ def test_a_slot_that_was_dropped_or_advanced_is_named_and_a_refresh_recovers(pip
     (slot,) = source.execute("SELECT slot_name FROM pg_replication_slots WHERE database = %s", (source.name,))[0]
     source.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", (slot,))
     pipeline.start()
-    assert pipeline.wait_exit(60) == 78
+    assert pipeline.wait_exit(120) == 78
     assert "are lost" in pipeline.config.execute("SELECT last_error FROM pipeline_metadata")[0][0]
     source.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
     pipeline.start()
-    assert pipeline.wait_exit(60) == 78
+    assert pipeline.wait_exit(120) == 78
     assert "is gone" in pipeline.config.execute("SELECT last_error FROM pipeline_metadata")[0][0]
     pipeline.config.execute("UPDATE pipelines SET status = 'REFRESH'")
     pipeline.start()

@@ -7,7 +7,7 @@ import pytest
 from tests.support.pipelines import PipelineHarness
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.pg, pytest.mark.jvm]
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
 
 SETUP = """
 CREATE TYPE mood AS ENUM ('sad', 'ok');
@@ -95,7 +95,7 @@ def test_other_policies_hold_or_leave_out(pipeline: PipelineHarness, policy: str
     source.execute("ALTER TABLE t ADD b int")
     source.execute("INSERT INTO t VALUES (2, 'y', 3)")
     if policy == "pause":
-        assert pipeline.wait_exit(60) == 78
+        assert pipeline.wait_exit(120) == 78
         error = pipeline.config.execute("SELECT status, last_error FROM pipeline_metadata")[0]
         assert error[0] == "ERROR"
         assert "column b" in error[1]

@@ -11,7 +11,7 @@ from tests.support.pipelines import PipelineHarness
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.pg, pytest.mark.jvm]
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
 
 
 def test_an_idle_database_moves_its_slot_while_another_writes(pipeline: PipelineHarness) -> None:
@@ -32,7 +32,7 @@ def test_an_idle_database_moves_its_slot_while_another_writes(pipeline: Pipeline
             )
             return parse_lsn(rows[0][0])
 
-        wait_for(lambda: confirmed() >= reached, 60, "the slot to pass the other database's WAL")
+        wait_for(lambda: confirmed() >= reached, 150, "the slot to pass the other database's WAL")
         assert confirmed() <= pipeline.position("target"), "the slot is never ahead of the destination"
     finally:
         source.server.drop_database(other.name)
@@ -87,7 +87,7 @@ def test_a_second_process_for_one_pipeline_is_refused_and_a_frozen_one_is_fenced
     assert first is not None
     pipeline.process = None
     pipeline.start()
-    assert pipeline.wait_exit(30) == 73
+    assert pipeline.wait_exit(90) == 73
     os.kill(first.pid, signal.SIGSTOP)
     try:
         pipeline.config.execute("UPDATE runner_leases SET expires_at = clock_timestamp()")
@@ -131,7 +131,7 @@ def test_a_transaction_larger_than_memory_stays_whole(pipeline: PipelineHarness)
         seen.add(row)
         return bool(row[1] == 1)
 
-    wait_for(done, 180, "the transaction")
+    wait_for(done, 400, "the transaction")
     assert seen <= {(0, 0), (300000, 1)}
     assert spilled[0] > 0
     pipeline.wait_caught_up()

@@ -58,12 +58,16 @@ def test_every_type_is_equal_after_load_insert_and_update(pipeline: PipelineHarn
     pipeline.configure()
     pipeline.start()
     pipeline.wait_caught_up(240)
-    pairs = {
-        (schema, name)
-        for schema, name in pipeline.config.execute(
-            "SELECT source_schema, source_table FROM pipelines_destination_table_sync WHERE load_state = 'STREAMING'"
+
+    def reported() -> list[tuple[str, str, str]]:
+        rows: list[tuple[str, str, str]] = pipeline.config.execute(
+            "SELECT source_schema, source_table, load_state FROM pipelines_destination_table_sync "
+            "WHERE load_state IN ('STREAMING', 'EXCLUDED')"
         )
-    }
+        return rows
+
+    wait_for(lambda: len(reported()) == len(TABLES), 60, "the state of every table to be reported")
+    pairs = {(schema, name) for schema, name, state in reported() if state == "STREAMING"}
     refused = pipeline.config.execute(
         "SELECT source_table, load_state_reason FROM pipelines_destination_table_sync WHERE load_state = 'EXCLUDED'"
     )

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: install demo test lint lint-rules lint-format lint-types lint-layers bench lock format clean
+.PHONY: install demo test test-slow lint lint-rules lint-format lint-types lint-layers bench lock format clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -22,7 +22,11 @@ demo: $(STAMP)
 	$(BIN)/rosetta demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# The long ones: thirty kills under load with an update of a million rows, the demo as a person calls it.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # One target a tool, so that `make --keep-going lint` shows every finding at once.
 lint: lint-rules lint-format lint-types lint-layers

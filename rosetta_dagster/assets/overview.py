@@ -94,14 +94,10 @@ def _pipelines(
 
 
 def _attention(health: Sequence[PipelineHealth]) -> MetadataValue:
-    """Return what a person should look at, a line each."""
-    lines = [
-        f"- **{one.pipeline}** {failed[0].name}: {failed[0].reason}"
-        for one in health
-        if (failed := [verdict for verdict in verdicts(one) if not verdict.passed])
-    ]
-    more = [f"- and {len(lines) - _LISTED_PIPELINES} more"] if len(lines) > _LISTED_PIPELINES else []
-    return MetadataValue.md("\n".join(lines[:_LISTED_PIPELINES] + more) or "nothing")
+    """Return what a person should look at: a line for each failed check."""
+    failed = [(one.pipeline, verdict) for one in health for verdict in verdicts(one) if not verdict.passed]
+    rows = [(pipeline, verdict.name, verdict.reason) for pipeline, verdict in failed[:_LISTED_PIPELINES]]
+    return _table(("pipeline", "check", "why"), rows) if rows else MetadataValue.text("nothing")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> MetadataValue:

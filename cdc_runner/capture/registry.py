@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from cdc_runner.capture.alignment import StreamColumn, align, is_ahead, is_older_table
 from cdc_runner.capture.base import TableVersion
 from cdc_runner.schema import Column, TableId, TableSchema
 
-
-@dataclass(frozen=True, slots=True)
-class StreamColumn:
-    """A column as the change stream describes it: name and, where the engine tells, its type's name."""
-
-    name: str
-    type_name: str | None
+__all__ = ["SchemaRegistry", "StreamColumn", "merge"]
 
 
 class SchemaRegistry:
@@ -64,58 +59,37 @@ def merge(
 ) -> TableSchema:
     """Return the schema of a table whose columns the stream describes.
 
-    A column is taken from the catalog when the catalog has it by name, else from the last known schema by name, else by
-    place (it was renamed again since), else as text.
+    The catalog's columns, where it shows the same ones as the stream; else they are told apart by `align`.
     """
-    columns: list[Column] = []
-    for place, column in enumerate(described):
-        columns.append(_column(column, place, before, catalog, len(described)))
+    if catalog is not None and not is_ahead(described, catalog.stream_columns):
+        known, ahead, columns = catalog, False, list(catalog.stream_columns)
+    else:
+        if before and catalog and before.oid and catalog.oid and before.oid != catalog.oid:
+            # One of them is another table under the same name.
+            if is_older_table(described, before.stream_columns, catalog.stream_columns):
+                catalog = None
+            else:
+                before = None
+        base = catalog or before
+        if base is None:
+            raise ValueError(f"nothing is known of table {table}")
+        known, ahead = base, True
+        columns = align(described, before.stream_columns if before else (), catalog.stream_columns if catalog else ())
     names = {column.name for column in columns}
     # Generated columns are not in the stream; they stay part of the table.
-    known = catalog or before
-    columns += [column for column in (known.columns if known else ()) if column.generated and column.name not in names]
+    columns += [column for column in known.columns if column.generated and column.name not in names]
     if all(column.number for column in columns):
         columns.sort(key=lambda column: column.number)
-    if catalog is not None and set(catalog.column_names) != {column.name for column in columns}:
-        # The catalog tells of a later moment: a column that is yet to come may have written the table anew already.
-        catalog = replace(catalog, filenode=0)
-    for schema in (catalog, before):
-        if schema is not None and set(schema.key) <= names and set(schema.primary_key) <= names:
-            return replace(schema, table=table, columns=tuple(columns))
-    base = catalog or before
-    if base is None:
-        raise ValueError(f"nothing is known of table {table}")
-    key = _rename(base, columns, base.key)
-    return replace(
-        base, table=table, columns=tuple(columns), key=key, primary_key=_rename(base, columns, base.primary_key)
-    )
-
-
-def _column(
-    described: StreamColumn, place: int, before: TableSchema | None, catalog: TableSchema | None, width: int
-) -> Column:
-    for schema in (catalog, before):
-        if schema is None:
-            continue
-        for column in schema.columns:
-            if column.name == described.name and _same_type(described, column):
-                return column
-    for schema in (catalog, before):
-        if schema is not None and len(schema.stream_columns) == width:
-            column = schema.stream_columns[place]
-            if _same_type(described, column):
-                return replace(column, name=described.name)
-    for schema in (catalog, before):
-        for column in schema.columns if schema else ():
-            if column.name == described.name:
-                type_name = described.type_name or column.type_name
-                return replace(column, type_text=type_name, type_name=type_name)
-    return Column(described.name, described.type_name or "text", described.type_name or "text")
-
-
-def _same_type(described: StreamColumn, column: Column) -> bool:
-    """Tell whether the types agree by name; the stream may spell a name in another case."""
-    return described.type_name is None or described.type_name.casefold() == column.type_name.casefold()
+    if ahead:
+        # A column that is yet to come in the stream may have written the table anew already.
+        known = replace(known, filenode=0)
+    numbers = {column.number for column in columns}
+    for schema in (known, before or known):
+        if all(schema.column(name).number in numbers for name in (*schema.key, *schema.primary_key)):
+            known = schema
+            break
+    key, primary_key = (_rename(known, columns, names) for names in (known.key, known.primary_key))
+    return replace(known, table=table, columns=tuple(columns), key=key, primary_key=primary_key)
 
 
 def _rename(base: TableSchema, columns: Sequence[Column], key: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,17 +53,19 @@ class Machine:
         return [host, *(usage for usage in measured if usage is not None)]
 
     def _family(self, pid: int, pipelines: Mapping[int, str]) -> dict[int, tuple[str, psutil.Process]]:
-        found: dict[int, tuple[str, psutil.Process]] = {}
         try:
             runner = self._known(pid)
-            found[pid] = ("runner", runner)
-            for child in runner.children(recursive=True):
+            found = {pid: ("runner", runner)}
+            children = runner.children(recursive=True)
+        except psutil.Error:
+            # Ended meanwhile, or another user's.
+            return {}
+        for child in children:
+            # One that has ended, and is not waited for yet, must not hide the others.
+            with contextlib.suppress(psutil.Error):
                 name = pipelines.get(_pipeline_id(child.cmdline()) or -1)
                 if name is not None:
                     found[child.pid] = (f"pipeline:{name}", self._known(child.pid))
-        except psutil.Error:
-            # Ended meanwhile, or another user's: what was found so far counts.
-            pass
         return found
 
     def _known(self, pid: int) -> psutil.Process:

@@ -120,6 +120,8 @@ def test_host_runner_and_pipelines_are_measured(catalog, add_pipeline) -> None:
     identifier = add_pipeline("shop")
     # A stand-in for the process of a pipeline: a child of this process, which plays the runner.
     code = "import signal; signal.pause()"
+    # An ended child that nobody has waited for hides no other.
+    zombie = subprocess.Popen([sys.executable, "-c", ""])
     child = subprocess.Popen(
         [sys.executable, "-c", code, "-m", "cdc_runner.pipeline", str(identifier), "--holder", "x"]
     )
@@ -132,6 +134,7 @@ def test_host_runner_and_pipelines_are_measured(catalog, add_pipeline) -> None:
     finally:
         child.kill()
         child.wait(10)
+        zombie.wait(10)
     rows = catalog.execute("SELECT subject, used_memory, total_memory FROM system_metrics ORDER BY subject")
     assert [subject for subject, _, _ in rows] == ["host", "pipeline:shop", "runner"]
     assert all(used > 1_000_000 for _, used, _ in rows)

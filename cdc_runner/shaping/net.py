@@ -8,10 +8,11 @@ from enum import StrEnum
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdc_runner.capture.base import TableChanges, TableVersion
 
-TINY_ROWS = 200
+TINY_ROWS = 400
 
 
 class NetKind(StrEnum):
@@ -63,6 +64,10 @@ class NetShaper:
         connection = self._connection
         connection.register("changes", changes.rows)
         try:
+            if _is_plain(changes):
+                deletes = bool(pc.any(pc.equal(changes.rows.column("op"), "d")).as_py())
+                yield self._net(changes.version, (-1, None), False, False, deletes, changes.rows.num_rows)
+                return
             row = connection.execute(
                 "SELECT count(*), count(x), max(ord) FILTER (op = 't'), "
                 "list(ord ORDER BY ord) FILTER (op = 'm'), count(*) FILTER (op = 'd') FROM changes"
@@ -111,6 +116,13 @@ class NetShaper:
     def close(self) -> None:
         """Free the connection's memory."""
         self._connection.close()
+
+
+def _is_plain(changes: TableChanges) -> bool:
+    """Tell whether all there is are rows with every value: no truncate, no move."""
+    rows = changes.rows
+    special = pc.is_in(rows.column("op"), value_set=pa.array(["t", "m"]))
+    return rows.column("x").null_count == rows.num_rows and not pc.any(special).as_py()
 
 
 def _tiny(changes: TableChanges) -> NetChange | None:

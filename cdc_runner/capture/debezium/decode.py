@@ -12,7 +12,7 @@ import pyarrow as pa
 from cdc_runner.capture.base import TableVersion
 from cdc_runner.capture.debezium import convert
 from cdc_runner.capture.debezium.tiny import TINY_EVENTS, tiny_rows
-from cdc_runner.schema import TableSchema, quote_literal
+from cdc_runner.schema import ReplicaIdentity, TableSchema, quote_literal
 
 
 def pointer(*names: str) -> str:
@@ -61,6 +61,10 @@ class Decoder:
             statements = self._statements[version] = decode_statements(version.schema, self._marker)
         connection = self._connection
         try:
+            if statements.direct is not None:
+                rows = connection.execute(statements.direct).to_arrow_table()
+                if rows.column("x").null_count == rows.num_rows:
+                    return rows
             connection.execute(statements.parse)
             (special,) = connection.execute(statements.is_special).fetchall()[0]
             return connection.execute(statements.special if special else statements.plain).to_arrow_table()
@@ -80,12 +84,14 @@ class DecodeStatements:
     one 'm' row when some values are not in the event. Tables without a key: 'd' and 'i' of whole rows.
 
     Attributes:
+        direct: the rows in one statement, right when no value is missing; None when a key may change within an event.
         parse: makes the temporary table `event` from the view `lines`.
         is_special: tells whether `event` needs more than `plain`.
         plain: the rows when every event stands for itself.
         special: the rows when keys change or values are missing; needs the order of the events.
     """
 
+    direct: str | None
     parse: str
     is_special: str
     plain: str
@@ -117,12 +123,11 @@ def decode_statements(schema: TableSchema, marker: str) -> DecodeStatements:
     unknown = " OR ".join(f"({test} AND {old} IS NULL)" for test, old in zip(tests, before, strict=True) if test)
     mark = f"CASE WHEN {unknown} THEN concat({', '.join(marks)}) END" if unknown else "NULL::VARCHAR"
     olds = ", ".join(f"{old} AS b{number}" for number, old in enumerate(before))
-    parse = f"""CREATE OR REPLACE TEMP TABLE event AS
-SELECT ord, v[1] AS op, {mark} AS x, {", ".join(filled)}, {olds}
+    query = f"""SELECT ord, v[1] AS op, {mark} AS x, {", ".join(filled)}, {olds}
 FROM (SELECT ord, json_extract_string(line, {paths}) AS v FROM lines)"""
     if not schema.key:
-        return _keyless(parse, width)
-    return _keyed(parse, [names.index(name) for name in schema.key], width)
+        return _keyless(f"CREATE OR REPLACE TEMP TABLE event AS {query}", width)
+    return _keyed(schema, query)
 
 
 def _keyless(parse: str, width: int) -> DecodeStatements:
@@ -135,10 +140,13 @@ SELECT * FROM (
   UNION ALL
   SELECT ord * 2 + 1, 'i', x, {columns} FROM event WHERE op IN ('c', 'u', 'r'))
 ORDER BY ord"""
-    return DecodeStatements(parse, "SELECT false", rows, rows)
+    return DecodeStatements(None, parse, "SELECT false", rows, rows)
 
 
-def _keyed(parse: str, key_numbers: list[int], width: int) -> DecodeStatements:
+def _keyed(schema: TableSchema, query: str) -> DecodeStatements:
+    width = len(schema.stream_columns)
+    key_numbers = [schema.stream_names.index(name) for name in schema.key]
+    parse = f"CREATE OR REPLACE TEMP TABLE event AS {query}"
     columns = ", ".join(f"c{number}" for number in range(width))
     moved = " OR ".join(f"b{number} IS DISTINCT FROM c{number}" for number in key_numbers)
     known = " AND ".join(f"b{number} IS NOT NULL" for number in key_numbers)
@@ -154,11 +162,15 @@ def _keyed(parse: str, key_numbers: list[int], width: int) -> DecodeStatements:
     old_key = ", ".join(f"b{number} AS k{place}" for place, number in enumerate(key_numbers))
     previous = ", ".join(f"lag(b{number}) OVER (ORDER BY ord) AS p{place}" for place, number in enumerate(key_numbers))
     previous_key = ", ".join(f"p{place} AS k{place}" for place in range(len(key_numbers)))
+    plain_rows = f"""SELECT ord, CASE WHEN op IN ('d', 't') THEN op ELSE 'u' END AS op, x, {plain}
+FROM {{source}} WHERE op IN ('c', 'u', 'd', 'r', 't')"""
+    # Debezium splits an update that changes the primary key; of another identity it knows nothing.
+    whole = schema.replica_identity is not ReplicaIdentity.INDEX
     return DecodeStatements(
+        direct=plain_rows.replace("{source}", f"({query})") if whole else None,
         parse=parse,
         is_special=f"SELECT count(*) > 0 FROM event WHERE x IS NOT NULL OR (op = 'u' AND ({known}) AND ({moved}))",
-        plain=f"""SELECT ord, CASE WHEN op IN ('d', 't') THEN op ELSE 'u' END AS op, x, {plain}
-FROM event WHERE op IN ('c', 'u', 'd', 'r', 't') ORDER BY ord""",
+        plain=plain_rows.replace("{source}", "event") + " ORDER BY ord",
         # Debezium sends a changed key as a delete and a create; only then can a create hold a placeholder.
         special=f"""
 WITH marked AS (SELECT *, op = 'u' AND ({known}) AND ({moved}) AS rekeyed, op = 'c' AND x IS NOT NULL AS second,

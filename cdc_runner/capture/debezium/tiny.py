@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from cdc_runner.schema import ReplicaIdentity, TableSchema
 
-TINY_EVENTS = 100
+TINY_EVENTS = 200
 """Up to so many events of a table the plain loop is the faster way."""
 
 

@@ -1,6 +1,6 @@
 """The Debezium engine with a consumer that discards, in a process of its own: `python -m bench.bare_engine`.
 
-Reads `{"address": …, "slot": …, "publication": …, "tables": […], "converter": bool, "end": lsn, "heap_mb": n}` from its
+Reads `{"address": …, "slot": …, "publication": …, "tables": […], "ours": bool, "end": lsn, "heap_mb": n}` from its
 input and writes one JSON object: events, events of the first batch, seconds from the first batch to the last, CPU
 seconds in between, peak resident size.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from cdc_runner.capture.debezium import convert, jvm, text_converter
+from cdc_runner.capture.debezium import convert, event_meters, jvm, source_block, text_converter
 from cdc_runner.capture.debezium.decode import parse_end
 from cdc_runner.capture.debezium.properties import engine_properties
 from cdc_runner.schema import TableId
@@ -65,12 +65,15 @@ def main() -> None:
     marker = convert.new_marker()
     properties = engine_properties(source, tables, marker)
     jvm.start(order["heap_mb"])
-    if order["converter"]:
+    if order["ours"]:
         text_converter.install()
+        source_block.install()
+        event_meters.remove()
+        properties |= source_block.properties()
     else:
         # JSON without a schema in each event is no matter of ours: everybody would set that.
-        ours = {name for name in convert.properties(marker) if not name.endswith("schemas.enable")}
-        properties = {name: value for name, value in properties.items() if name not in ours}
+        dropped = {name for name in convert.properties(marker) if not name.endswith("schemas.enable")}
+        properties = {name: value for name, value in properties.items() if name not in dropped}
     engine = _build(properties, Discarding(order["end"]))
     engine.run()
     sys.exit("the engine ended before the last transaction")

@@ -16,7 +16,7 @@ import structlog
 from cdc_runner.capture.assemble import BatchSettings, assemble
 from cdc_runner.capture.base import ChangeBatch, TableVersion
 from cdc_runner.capture.buffer import Part, PartBuffer, Payload
-from cdc_runner.capture.debezium import convert, event_meters, jvm, text_converter
+from cdc_runner.capture.debezium import convert, event_meters, jvm, source_block, text_converter
 from cdc_runner.capture.debezium.decode import Decoder, parse_end
 from cdc_runner.capture.debezium.properties import TRANSACTION_TOPIC, engine_properties
 from cdc_runner.capture.registry import SchemaRegistry, StreamColumn
@@ -82,10 +82,12 @@ class DebeziumStream:
         self._decoder = Decoder(self._marker)
         jvm.start(heap_megabytes)
         text_converter.install()
+        source_block.install()
         event_meters.remove()
         self._bridge = jvm.bridge()
         self._is_transaction = self._bridge.on_topic(TRANSACTION_TOPIC)
-        self._engine = _build(engine_properties(source, tables, self._marker), self._receive, self._completed)
+        properties = engine_properties(source, tables, self._marker, heap_megabytes) | source_block.properties()
+        self._engine = _build(properties, self._receive, self._completed)
         self._outcome = "the engine ended without a reason"
         self._thread = threading.Thread(target=self._run, name="debezium", daemon=True)
         self._thread.start()

@@ -97,8 +97,8 @@ class PipelineSettings:
     """
 
     batch_max_rows: int = 250_000
-    batch_max_bytes: int = 64 * 1024 * 1024
-    spill_bytes: int = 64 * 1024 * 1024
+    batch_max_bytes: int = 32 * 1024 * 1024
+    spill_bytes: int = 32 * 1024 * 1024
     load_workers: int = 4
     load_chunk_bytes: int = 64 * 1024 * 1024
     heartbeat_seconds: float = 5.0

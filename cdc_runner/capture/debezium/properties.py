@@ -13,7 +13,9 @@ TOPIC_PREFIX = "r"
 TRANSACTION_TOPIC = f"{TOPIC_PREFIX}.transaction"
 
 
-def engine_properties(source: SourceSpec, tables: Iterable[TableId], marker: str) -> dict[str, str]:
+def engine_properties(
+    source: SourceSpec, tables: Iterable[TableId], marker: str, heap_megabytes: int = 256
+) -> dict[str, str]:
     """Return the properties of an engine that streams some tables from an existing slot.
 
     The engine keeps no offset of its own between runs: it starts where the slot was confirmed, which only moves when
@@ -51,6 +53,9 @@ def engine_properties(source: SourceSpec, tables: Iterable[TableId], marker: str
         "column.propagate.source.type": ".*",
         "max.batch.size": "4096",
         "max.queue.size": "8192",
+        # A batch is at most what the queue holds, and is in the heap four times before it leaves: as records, as JSON,
+        # joined, and in UTF-8.
+        "max.queue.size.in.bytes": str(heap_megabytes * (1 << 20) // 10),
         "poll.interval.ms": "10",
         "errors.max.retries": "0",
         "skip.messages.without.change": "false",

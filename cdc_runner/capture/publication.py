@@ -11,7 +11,6 @@ import psycopg2.errors
 import psycopg2.extensions
 import psycopg2.extras
 
-from cdc_runner.capture.inspect import read_tables
 from cdc_runner.connections import classify, connect
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import format_lsn, parse_lsn
@@ -229,9 +228,3 @@ class SnapshotSlot:
 
     def __repr__(self) -> str:
         return f"SnapshotSlot({self.slot!r}, {format_lsn(self.lsn)})"
-
-
-def unresolved(connection: psycopg2.extensions.connection, tables: Iterable[TableId]) -> list[TableId]:
-    """Return the tables that do not exist at the source."""
-    wanted = set(tables)
-    return sorted(wanted - {schema.table for schema in read_tables(connection, tables=wanted)})

@@ -13,7 +13,6 @@ import psycopg2
 import structlog
 
 from cdc_runner.capture.publication import SnapshotSlot
-from cdc_runner.connections import connect
 from cdc_runner.destinations.base import TableState
 from cdc_runner.destinations.postgres import check, ddl, state, target_table, types
 from cdc_runner.destinations.postgres.destination import PostgresDestination
@@ -289,9 +288,3 @@ def _at(load: TableLoad, snapshot: Position) -> TableLoad:
     if load.resumed:
         return load
     return replace(load, state=replace(load.state, snapshot=snapshot))
-
-
-def open_source(spec: PipelineSpec, purpose: str) -> SourceSession:
-    """Return a session of the pipeline's source."""
-    connect(spec.source.address, application_name=f"rosetta {purpose}").close()
-    return SourceSession(spec.source, purpose)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import psycopg2
 import psycopg2.extensions
@@ -225,9 +225,3 @@ def resolve_syncs(destination: DestinationSpec, tables: SourceTables) -> list[Re
                 f"destination {destination.name}: tables {other.source} and {one.source} would both feed {one.target}",
             )
     return list(seen.values())
-
-
-def without_columns(schema: TableSchema, published: set[str]) -> TableSchema:
-    """Return a schema restricted to the columns that a publication's column list sends."""
-    columns = tuple(column for column in schema.columns if column.name in published or column.generated)
-    return replace(schema, columns=columns)

@@ -172,10 +172,6 @@ class PipelineHarness:
         )
         return int(rows[0][0] or 0) if rows else 0
 
-    def wait_streaming(self, timeout: float = 90) -> None:
-        """Wait until the targets are loaded and follow the stream."""
-        self.wait_caught_up(timeout)
-
     def wait_caught_up(self, timeout: float = 90, targets: list[str] | None = None, *, revive: bool = False) -> None:
         """Wait until targets hold everything that is committed at the source now."""
         self.source.execute("SELECT pg_logical_emit_message(true, 'rosetta', '')")

@@ -190,16 +190,6 @@ ORDER BY ord""",
     )
 
 
-def find_end(text: str, *, last: bool) -> tuple[int, float] | None:
-    """Return LSN and commit time (seconds) of the first or last END among transaction events joined by line feeds."""
-    place = text.rfind('"status":"END"') if last else text.find('"status":"END"')
-    if place == -1:
-        return None
-    start = text.rfind("\n", 0, place) + 1
-    stop = text.find("\n", place)
-    return parse_end(text[start : stop if stop != -1 else len(text)])
-
-
 def parse_end(line: str) -> tuple[int, float]:
     """Return LSN and commit time (seconds since the epoch) of an END event."""
     event = json.loads(line)

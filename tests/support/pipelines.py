@@ -13,6 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg2
+import psycopg2.extensions
 import pytest
 import yaml
 from sqlalchemy import text
@@ -44,6 +46,7 @@ class PipelineHarness:
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     pipeline_id: int = 0
+    _readers: dict[str, psycopg2.extensions.connection] = field(default_factory=dict, repr=False)
 
     def configure(
         self,
@@ -163,14 +166,27 @@ class PipelineHarness:
 
     def position(self, target: str) -> int:
         """The position that a target holds, 0 before all of its tables are loaded."""
-        found = self.targets[target].execute("SELECT to_regclass('_rosetta.stream_position') IS NOT NULL")
+        found = self._read(target, "SELECT to_regclass('_rosetta.stream_position') IS NOT NULL")
         if not found[0][0]:
             return 0
-        rows = self.targets[target].execute(
+        rows = self._read(
+            target,
             "SELECT end_lsn FROM _rosetta.stream_position "
-            "WHERE NOT EXISTS (SELECT FROM _rosetta.table_state WHERE NOT ready)"
+            "WHERE NOT EXISTS (SELECT FROM _rosetta.table_state WHERE NOT ready)",
         )
-        return int(rows[0][0] or 0) if rows else 0
+        return int(str(rows[0][0] or 0)) if rows else 0
+
+    def _read(self, target: str, query: str) -> list[tuple[object, ...]]:
+        """Query a target on a session that is kept: waits ask often, and a new session costs the server more."""
+        connection = self._readers.get(target)
+        if connection is not None:
+            try:
+                return _rows(connection, query)
+            except psycopg2.Error:
+                connection.close()
+                del self._readers[target]
+        connection = self._readers[target] = self.targets[target].connect()
+        return _rows(connection, query)
 
     def wait_caught_up(self, timeout: float = 90, targets: list[str] | None = None, *, revive: bool = False) -> None:
         """Wait until targets hold everything that is committed at the source now."""
@@ -212,6 +228,14 @@ class PipelineHarness:
             self.process.kill()
             self.process.wait(10)
         self._close_input()
+        while self._readers:
+            self._readers.popitem()[1].close()
+
+
+def _rows(connection: psycopg2.extensions.connection, query: str) -> list[tuple[object, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchall()
 
 
 @pytest.fixture

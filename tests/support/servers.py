@@ -55,7 +55,8 @@ class PostgresServer:
             user=self.username,
             password=self.password,
             dbname=database,
-            connect_timeout=10,
+            # A new session waits for the disk when others fill it; a machine under test may be slow, not wrong.
+            connect_timeout=60,
             **parameters,
         )
         connection.autocommit = True

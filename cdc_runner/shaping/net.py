@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc_runner.capture.base import TableChanges, TableVersion
-
-TINY_ROWS = 400
+from cdc_runner.shaping.tiny import TINY_ROWS, tiny_net
 
 
 class NetKind(StrEnum):
@@ -57,10 +56,13 @@ class NetShaper:
 
     def shape(self, changes: TableChanges) -> Iterator[NetChange]:
         """Yield the net changes of one table in one segment, to be applied in order; mostly there is one."""
-        tiny = _tiny(changes)
-        if tiny is not None:
-            yield tiny
-            return
+        if changes.rows.num_rows <= TINY_ROWS:
+            net = tiny_net(changes)
+            if net is not None:
+                rows, partial, deletes = net
+                kind = NetKind.MERGE if changes.version.schema.key else NetKind.MULTISET
+                yield NetChange(kind, changes.version, False, rows, partial, deletes, changes.rows.num_rows)
+                return
         connection = self._connection
         connection.register("changes", changes.rows)
         try:
@@ -123,27 +125,6 @@ def _is_plain(changes: TableChanges) -> bool:
     rows = changes.rows
     special = pc.is_in(rows.column("op"), value_set=pa.array(["t", "m"]))
     return rows.column("x").null_count == rows.num_rows and not pc.any(special).as_py()
-
-
-def _tiny(changes: TableChanges) -> NetChange | None:
-    """Return the net change of a few plain events without DuckDB; None when it takes more than the last row of a key.
-
-    A DuckDB statement costs about a millisecond, which a batch of single rows in many tables pays for each table.
-    """
-    rows, schema = changes.rows, changes.version.schema
-    if not schema.key or rows.num_rows > TINY_ROWS or rows.column("x").null_count < rows.num_rows:
-        return None
-    ops = rows.column("op").to_pylist()
-    if "t" in ops or "m" in ops:
-        return None
-    keys = zip(*(rows.column(f"c{schema.stream_names.index(name)}").to_pylist() for name in schema.key), strict=True)
-    last = {key: place for place, key in enumerate(keys)}
-    if len(last) < rows.num_rows:
-        rows = rows.take(pa.array(last.values(), pa.int64()))
-        ops = [ops[place] for place in last.values()]
-    deleted = pa.array([op == "d" for op in ops], pa.bool_())
-    net = rows.drop_columns(["ord", "op"]).add_column(0, "d", deleted)
-    return NetChange(NetKind.MERGE, changes.version, False, net, False, "d" in ops, changes.rows.num_rows)
 
 
 def _last(width: int, keys: list[int], where: str) -> str:

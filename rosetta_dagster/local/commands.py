@@ -19,7 +19,7 @@ from rosetta_dagster.local.up import LocalRosetta, Running
 
 EXIT_NOT_EQUAL = 1
 EXIT_INTERRUPTED = 130
-_DEFAULT_RATE = 500.0
+_DEFAULT_RATE = 100.0
 
 
 @click.command()

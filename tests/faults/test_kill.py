@@ -1,11 +1,14 @@
-"""`kill -9` of the pipeline process, which hosts the JVM, at random moments under a mixed load."""
+"""`kill -9` of the pipeline process, which hosts the JVM, and of its supervisor, at random moments under a mixed load."""
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 from contextlib import closing
 
+import psutil
 import psycopg2
 import pytest
 
@@ -130,6 +133,68 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(pipeline: PipelineHarne
     finally:
         load.stopping.set()
         watcher.stopping.set()
+    watcher.join(10)
+    pipeline.assert_equal()
+    assert watcher.reads > 100
+    assert not watcher.wrong, f"{len(watcher.wrong)} of {watcher.reads} reads saw a sum that the source never had"
+
+
+def _runner(harness: PipelineHarness) -> subprocess.Popen[bytes]:
+    with (harness.home / "runner.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rosetta_dagster.cli.main", "runner", "--health-port", "0"],
+            env=harness.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def _pipeline_process(runner: subprocess.Popen[bytes]) -> psutil.Process | None:
+    try:
+        found = psutil.Process(runner.pid).children()
+        return next((child for child in found if "cdc_runner.pipeline" in child.cmdline()), None)
+    except psutil.NoSuchProcess:
+        return None
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)], ids=["four-kills", "twenty-kills"])
+def test_kills_of_the_supervisor_lose_and_repeat_nothing(pipeline: PipelineHarness, kills: int) -> None:
+    """The supervisor, its pipeline, or both die; the next supervisor goes on with what is there."""
+    chance = random.Random(31 + kills)
+    pipeline.source.execute(SETUP)
+    pipeline.configure()
+    runner = pipeline.process = _runner(pipeline)
+    load, watcher = Load(pipeline, 13), Watcher(pipeline, 200 * 1000)
+    try:
+        pipeline.wait_caught_up(120)
+        load.start()
+        watcher.start()
+        for number in range(kills):
+            before = pipeline.position("target")
+            wait_for(lambda before=before: pipeline.position("target") > before, 120, "the stream to move")  # type: ignore[misc]
+            child = wait_for(lambda: _pipeline_process(runner), 60, "the pipeline process")  # noqa: B023
+            assert child is not None
+            threading.Event().wait(chance.uniform(0.0, 1.0))
+            victim = ("supervisor", "pipeline", "both")[number % 3]
+            if victim != "pipeline":
+                runner.kill()
+                runner.wait(10)
+            if victim != "supervisor":
+                child.kill()
+            # The lease of a killed process ends by time; a test need not wait for that. A pipeline whose supervisor
+            # has died may still write, and is fenced off.
+            pipeline.config.execute("UPDATE runner_leases SET expires_at = clock_timestamp()")
+            if victim != "pipeline":
+                runner = pipeline.process = _runner(pipeline)
+        load.stopping.set()
+        load.join(30)
+        pipeline.wait_caught_up(180)
+    finally:
+        load.stopping.set()
+        watcher.stopping.set()
+        runner.terminate()
+        runner.wait(60)
     watcher.join(10)
     pipeline.assert_equal()
     assert watcher.reads > 100

@@ -140,8 +140,17 @@ _DEFINITIONS = (
                       "WAL kept for a slot above which a source is shown as WARNING.", "MB", 1, 10_000_000),
     SettingDefinition("wal_error_megabytes", "integer", 6000,
                       "WAL kept for a slot above which a source is shown as ERROR.", "MB", 1, 10_000_000),
+    SettingDefinition("wal_pause_backfills_megabytes", "integer", 8000,
+                      "WAL kept for a slot above which backfills of its source wait (never below "
+                      "wal_error_megabytes).", "MB", 1, 10_000_000),
+    SettingDefinition("wal_drop_slot_megabytes", "integer", 20_000,
+                      "WAL kept for a slot above which it is dropped, if wal_drop_slot_allowed is on (never below "
+                      "wal_pause_backfills_megabytes).", "MB", 1, 10_000_000),
+    SettingDefinition("wal_drop_slot_allowed", "boolean", False,
+                      "Whether Rosetta may drop a slot that keeps too much WAL, to save the source; its tables must "
+                      "then be copied again."),
     SettingDefinition("wal_monitor_seconds", "integer", 60,
-                      "Time between two looks at the sources' WAL.", "seconds", 10, 3600),
+                      "Time between two looks at the sources' WAL.", "seconds", 60, 3600),
     SettingDefinition("retention_days", "integer", 14,
                       "Age at which observations (WAL, machine, flow) are removed.", "days", 1, 3650),
     SettingDefinition("notification_retention_days", "integer", 90,
@@ -151,11 +160,14 @@ _DEFINITIONS = (
                       "Whether Dagster starts a runner when none lives; off while one is stopped on purpose."),
     SettingDefinition("notification_iterations", "integer", 3,
                       "Times that a condition must be seen before it is sent.", "", 1, 1000),
-    SettingDefinition("notification_webhook_enabled", "boolean", False, "Whether notifications go to the webhook."),
-    SettingDefinition("notification_webhook_url", "text", "", "Address that notifications are posted to.",
-                      maximum=2048, secret=True),
-    SettingDefinition("notification_telegram_enabled", "boolean", False, "Whether notifications go to Telegram."),
-    SettingDefinition("notification_telegram_chat", "text", "", "Telegram chat that notifications go to.", maximum=64),
+    SettingDefinition("notification_quiet_seconds", "integer", 120,
+                      "Time that a condition must stay resolved before that is told; one that comes back within it is "
+                      "not told again.", "seconds", 0, 86_400),
+    SettingDefinition("notification_reminder_minutes", "integer", 240,
+                      "Time after which an open condition is told again; 0 never.", "minutes", 0, 43_200),
+    SettingDefinition("notification_allow_internal", "boolean", False,
+                      "Whether notifications may go to addresses inside the own network (loopback, private, "
+                      "link-local)."),
 )  # fmt: skip
 
 REGISTRY: dict[str, SettingDefinition] = {definition.key: definition for definition in _DEFINITIONS}

@@ -22,11 +22,12 @@ from cdc_runner.catalog.models.engine import (
     RunnerLease,
     StreamOffset,
 )
+from cdc_runner.catalog.models.notification import Notification, NotificationChannel, NotificationDelivery
 from cdc_runner.catalog.models.observation import (
     CreditSnowflake,
     DataFlowRecord,
     JobMetric,
-    Notification,
+    SlotRecoveryPlan,
     SystemMetric,
     WalMetric,
     WalMonitor,
@@ -43,6 +44,8 @@ __all__ = [
     "Destination",
     "JobMetric",
     "Notification",
+    "NotificationChannel",
+    "NotificationDelivery",
     "Pipeline",
     "PipelineDestination",
     "PipelineMetadata",
@@ -53,6 +56,7 @@ __all__ = [
     "RunnerLease",
     "SchemaEvolution",
     "Setting",
+    "SlotRecoveryPlan",
     "Source",
     "StreamOffset",
     "SystemMetric",

@@ -1,4 +1,4 @@
-"""What was observed: WAL, machine load, flow, credits, notifications, health. Pruned by age."""
+"""What was observed: WAL, machine load, flow, credits, health. Pruned by age."""
 
 from __future__ import annotations
 
@@ -34,6 +34,28 @@ class WalMonitor(Timestamps, Base):
     safe_wal_bytes: Mapped[big | None]
     last_transaction_at: Mapped[datetime | None]
     error_message: Mapped[str | None]
+    directory_bytes: Mapped[big | None]
+    ladder_step: Mapped[str] = mapped_column(server_default="NONE")
+    ladder_since: Mapped[datetime | None]
+    publication_problem: Mapped[str | None]
+
+
+class SlotRecoveryPlan(Base):
+    """What was lost with a slot that Rosetta dropped, and how the copy becomes right again."""
+
+    __tablename__ = "slot_recovery_plans"
+
+    id: Mapped[identifier]
+    source_id: Mapped[big] = mapped_column(ForeignKey("sources.id", ondelete="CASCADE"))
+    pipeline: Mapped[str]
+    slot_name: Mapped[str]
+    reason: Mapped[str]
+    retained_wal_bytes: Mapped[big | None]
+    confirmed_flush_lsn: Mapped[big | None]
+    positions: Mapped[dict[str, Any]]
+    steps: Mapped[list[str]]
+    dropped_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    recovered_at: Mapped[datetime | None]
 
 
 class WalMetric(Base):
@@ -61,6 +83,8 @@ class SystemMetric(Base):
     used_memory: Mapped[big | None]
     total_swap: Mapped[big | None]
     used_swap: Mapped[big | None]
+    wal_bytes: Mapped[big | None]
+    lag_ms: Mapped[big | None]
     recorded_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
@@ -82,36 +106,15 @@ class DataFlowRecord(Base):
 
 
 class CreditSnowflake(Timestamps, Base):
-    """Snowflake credits of a destination on a day."""
+    """Snowflake credits of a destination on a day, by service."""
 
     __tablename__ = "credit_snowflake_monitoring"
 
     id: Mapped[identifier]
     destination_id: Mapped[big] = mapped_column(ForeignKey("destinations.id", ondelete="CASCADE"))
     usage_date: Mapped[date]
+    service: Mapped[str] = mapped_column(server_default="TOTAL")
     total_credit: Mapped[Decimal] = mapped_column(Numeric(38, 9))
-
-
-class Notification(Timestamps, Base):
-    """Something to tell a person; one open entry a key."""
-
-    __tablename__ = "notification_log"
-
-    id: Mapped[identifier]
-    key_notification: Mapped[str]
-    title: Mapped[str]
-    message: Mapped[str]
-    type: Mapped[str]
-    status: Mapped[str] = mapped_column(server_default="OPEN")
-    is_read: Mapped[bool] = mapped_column(server_default=_FALSE)
-    is_deleted: Mapped[bool] = mapped_column(server_default=_FALSE)
-    is_sent: Mapped[bool] = mapped_column(server_default=_FALSE)
-    is_force_sent: Mapped[bool] = mapped_column(server_default=_FALSE)
-    iteration_check: Mapped[int] = mapped_column(server_default="1")
-    send_attempts: Mapped[int] = mapped_column(server_default="0")
-    last_send_error: Mapped[str | None]
-    sent_at: Mapped[datetime | None]
-    resolved_at: Mapped[datetime | None]
 
 
 class JobMetric(Timestamps, Base):
@@ -124,6 +127,11 @@ class JobMetric(Timestamps, Base):
     last_run_at: Mapped[datetime]
     is_error: Mapped[bool] = mapped_column(server_default=_FALSE)
     error_message: Mapped[str | None]
+    interval_seconds: Mapped[int | None]
+    last_success_at: Mapped[datetime | None]
+    duration_ms: Mapped[int | None]
+    failures: Mapped[int] = mapped_column(server_default="0")
+    status_line: Mapped[str | None]
 
 
 class WorkerHealth(Base):

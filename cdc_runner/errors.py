@@ -61,6 +61,7 @@ class ErrorKind(StrEnum):
     SPILL_FAILED = "spill_failed"
     EMBEDDED_SERVER = "embedded_server"
     RUNNER_FAILED = "runner_failed"
+    NOTIFICATION_FAILED = "notification_failed"
     INTERNAL = "internal"
 
 
@@ -145,6 +146,9 @@ POLICIES: dict[ErrorKind, Policy] = {
     ),
     ErrorKind.RUNNER_FAILED: Policy(
         Reaction.RETRY, "Read logs/runner.log in ROSETTA_HOME of the runner's host; Dagster tries again by itself."
+    ),
+    ErrorKind.NOTIFICATION_FAILED: Policy(
+        Reaction.RETRY, "Check the channel with the job test_notification; it is sent again by itself until it arrives."
     ),
     ErrorKind.INTERNAL: Policy(Reaction.RETRY, "This is a defect of Rosetta: report it with the log of the pipeline."),
 }

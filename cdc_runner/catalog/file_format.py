@@ -288,6 +288,16 @@ def _problem(error: Any) -> str:
     return f"{_path(location)}: {message}"
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that no source, destination, pipeline or channel may have.
+
+    Raises:
+        ConfigurationProblems: it holds other characters than the rule allows.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", name):
+        raise ConfigurationProblems([f"name: {_NAME_RULE}"])
+
+
 def _pattern_rule(location: list[Any]) -> str:
     if location[-1] == "slot":
         return "may hold lower case letters, digits and _ only"

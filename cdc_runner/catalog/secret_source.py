@@ -35,6 +35,20 @@ def read_secrets(file: ConfigurationFile, directory: Path, variables: Mapping[st
     return secrets
 
 
+def read_secret(
+    reference: SecretReference, field: str, directory: Path, variables: Mapping[str, str] | None = None
+) -> SecretStr:
+    """Return the secret that a reference points to; a relative path is below the directory.
+
+    Raises:
+        ConfigurationProblems: the variable is not set, or the file cannot be read.
+    """
+    try:
+        return _read(reference, directory, os.environ if variables is None else variables)
+    except ValueError as error:
+        raise ConfigurationProblems([f"{field}: {error}"]) from None
+
+
 def _references(file: ConfigurationFile) -> list[tuple[str, str, str, SecretReference]]:
     entries = [("sources", name, entry) for name, entry in file.sources.items()]
     found: list[tuple[str, str, str, SecretReference]] = []

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cdc_runner.catalog.credentials import Keyring
+from cdc_runner.catalog.credentials import CredentialPlace, Keyring
+from cdc_runner.catalog.models import Destination, NotificationChannel
 from cdc_runner.catalog.pipelines import destination_place, source_place
 from cdc_runner.catalog.repositories import list_destinations, list_sources, lock_configuration
+from cdc_runner.notification.channel import channel_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,26 @@ def rotate_credentials(session: Session, keyring: Keyring | None = None) -> Rota
         place = source_place(source.id)
         source.password = keys.encrypt(keys.decrypt(source.password, place), place)
         rotated += 1
-    for destination in list_destinations(session):
-        stored = dict(destination.secrets)
-        for name, value in destination.secrets.items():
+    holders: list[Destination | NotificationChannel] = [*list_destinations(session)]
+    holders += session.scalars(select(NotificationChannel).order_by(NotificationChannel.name))
+    for holder in holders:
+        stored = dict(holder.secrets)
+        for name, value in holder.secrets.items():
             if keys.is_current(value):
                 unchanged += 1
                 continue
-            place = destination_place(destination.id, name)
+            place = _place(holder, name)
             stored[name] = keys.encrypt(keys.decrypt(value, place), place)
             rotated += 1
-        if stored != destination.secrets:
-            destination.secrets = stored
+        if stored != holder.secrets:
+            holder.secrets = stored
     session.flush()
     return Rotation(rotated, unchanged)
+
+
+def _place(holder: Destination | NotificationChannel, name: str) -> CredentialPlace:
+    return (
+        channel_place(holder.id, name)
+        if isinstance(holder, NotificationChannel)
+        else destination_place(holder.id, name)
+    )

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
+from cdc_runner.catalog import events
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.models import Notification
 from cdc_runner.catalog.notifications import Condition, record_event, resolve_event, sync_conditions
@@ -83,3 +84,14 @@ def test_writers_of_one_key_at_once_make_one_entry(engine: Engine) -> None:
     with session_scope(engine) as session:
         (row,) = rows(session)
         assert row.iteration_check == 4
+
+
+def test_events_of_the_engine_are_entries_of_their_kind_and_key(session: Session) -> None:
+    first = events.record_event(session, "dead_letters", "shop/public.orders", "WARNING", "Dead letters", "3 changes")
+    assert events.record_event(session, "dead_letters", "shop/public.orders", "ERROR", "Dead letters", "4") == first
+    assert events.resolve_event(session, "dead_letters", "shop/public.orders")
+    events.record_event(session, "dead_letters_discarded", "shop", "WARNING", "Gone", "2 changes", lasting=False)
+    one, two = rows(session)
+    assert (one.kind, one.key_notification, one.status, one.iteration_check) == (
+        "dead_letters", "dead_letters:shop/public.orders", "RESOLVED", 2)  # fmt: skip
+    assert two.status == "EVENT"

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import psycopg2.extensions
+
+from cdc_runner.capture.publication import SnapshotSlot
+from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.evolution import SchemaChange
 from cdc_runner.shaping.net import NetChange
-from cdc_runner.spec import ResolvedSync
+from cdc_runner.spec import PostgresAddress, ResolvedSync
 
 RowFetcher = Callable[[TableSchema, Sequence[tuple[str, ...]]], Mapping[tuple[str, ...], tuple[str | None, ...]]]
 """Reads whole rows from the source by key: key texts to texts of `stream_columns`; rows that are gone are absent."""
+
+SchemaListener = Callable[[ResolvedSync, TableSchema, TableSchema, Sequence[SchemaChange]], None]
+"""Told of each change of a source table, after the target follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +42,75 @@ class TableState:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadChunk:
+    """A range of pages of one source relation (the table, or a leaf of a partitioned one) that is copied at once.
+
+    Attributes:
+        number: counted from 0 in each target table.
+        relation: the source relation.
+        filenode: its file when the load was planned; another one later means that it was rewritten or truncated.
+        from_page: first page.
+        to_page: first page after the range; None for the rest of the relation, pages to come included.
+        row_count: rows copied; None while it is not done.
+    """
+
+    number: int
+    relation: TableId
+    filenode: int | None
+    from_page: int
+    to_page: int | None
+    row_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableLoad:
+    """One target table to load.
+
+    Attributes:
+        state: its state; not ready.
+        chunks: the plan; chunks with a row count are done.
+        resumed: some chunks are from an earlier snapshot, so that rows may be met twice.
+    """
+
+    state: TableState
+    chunks: Sequence[LoadChunk]
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
-    """Result of an apply: how many source events went into which table."""
+    """Result of an apply.
+
+    Attributes:
+        events: how many source events went into which table.
+        position: up to where everything is durable now.
+    """
 
     events: Mapping[ResolvedSync, int]
     position: Position
 
 
+class ReloadNeeded(RosettaError):
+    """Rows that the target holds have new values that only the source knows: the table must be loaded again."""
+
+    def __init__(self, table: TableId, why: str) -> None:
+        RosettaError.__init__(
+            self,
+            ErrorKind.SCHEMA_CHANGE_HELD,
+            f"table {table} must be loaded again: {why}",
+            {"table": str(table)},
+        )
+        self.table = table
+
+
 class Destination(Protocol):
-    """A place that takes net changes in the order of the source's commits. Used by one thread."""
+    """A place that takes changes in the order of the source's commits. Used by one thread."""
 
     name: str
+    takes_events: bool
+    """Whether `apply` is to be given every event with its position in place of net changes."""
+
+    # -- session and memory ------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Connect, prepare what the destination keeps for Rosetta, and fence writers that came before.
@@ -51,6 +118,10 @@ class Destination(Protocol):
         Raises:
             RosettaError: a destination kind.
         """
+        ...
+
+    def close(self) -> None:
+        """Give up connections; idempotent."""
         ...
 
     def position(self) -> Position | None:
@@ -65,19 +136,94 @@ class Destination(Protocol):
         """Return what is remembered of each target table."""
         ...
 
-    def apply(self, segments: Iterable[Sequence[tuple[ResolvedSync, NetChange]]], through: Position) -> Applied:
-        """Apply segments in order and store the position, all in one transaction or not at all.
+    def remember_all(self, tables: Sequence[TableState]) -> None:
+        """Store states of tables."""
+        ...
 
-        Idempotent: a batch at or below the stored position is skipped. After an error nothing of it is stored, and the
-        destination must be opened again.
+    def reload_states(self) -> None:
+        """Read the tables' states again, after a load changed them."""
+        ...
+
+    def load_again(self, target: TableId) -> None:
+        """Note that a target table has to be loaded anew before the stream goes on."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the position, and have every table loaded anew."""
+        ...
+
+    # -- initial load ------------------------------------------------------------------------------------------------
+
+    def plan_load(
+        self, source: psycopg2.extensions.connection, wanted: Sequence[tuple[ResolvedSync, TableSchema]]
+    ) -> list[TableLoad]:
+        """Make the targets that are not there, and return what has to be loaded into them. The plan survives a restart.
+
+        Args:
+            source: a session of the source, to measure its tables.
+            wanted: every table that the destination is to hold.
 
         Raises:
+            RosettaError: DESTINATION_SCHEMA when a target is there already and does not fit or is not empty.
+        """
+        ...
+
+    def load(
+        self,
+        source: PostgresAddress,
+        loads: Sequence[TableLoad],
+        snapshot: SnapshotSlot,
+        *,
+        stopping: threading.Event,
+        progress: Callable[[ResolvedSync, int], None],
+    ) -> None:
+        """Copy what was planned under a snapshot, and mark the tables as ready.
+
+        Args:
+            source: where to read.
+            loads: the plan, with the snapshot's position; remembered.
+            snapshot: held open by the caller.
+            stopping: set to end early, between two chunks.
+            progress: told of rows copied into a table.
+
+        Raises:
+            RosettaError: the first failure; what is done stays done.
+        """
+        ...
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        segments: Iterable[Sequence[tuple[ResolvedSync, NetChange]]],
+        through: Position,
+        commit_time: float = 0.0,
+        *,
+        careful: bool = False,
+    ) -> Applied:
+        """Apply segments in order, exactly once whatever was interrupted before.
+
+        A batch at or below what is durable already is skipped. After an error the destination must be opened again; it
+        holds all of the batch or, seen through `position`, nothing of it.
+
+        Args:
+            segments: changes in order.
+            through: position of the last transaction among them.
+            commit_time: its commit time at the source, seconds since the epoch.
+            careful: write rows so that unique values may change places.
+
+        Raises:
+            ReloadNeeded: only the source knows what a table holds after a schema change.
             RosettaError: FENCED when a newer writer has taken over, and the destination kinds.
         """
         ...
 
-    def close(self) -> None:
-        """Give up connections; idempotent."""
+    def catch_up_schema(self, present: Callable[[TableId], TableSchema | None]) -> bool:
+        """Follow schema changes that the stream does not tell of, after a batch was refused; tell whether any was made.
+
+        Args:
+            present: reads a source table's present schema.
+        """
         ...
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cdc_runner.destinations.postgres.destination import PostgresDestination
-from cdc_runner.destinations.postgres.evolving import ReloadNeeded
+from cdc_runner.destinations.base import Destination, ReloadNeeded
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
@@ -70,7 +69,7 @@ class Applier:
 
     def __init__(
         self,
-        destination: PostgresDestination,
+        destination: Destination,
         pipeline_destination_id: int,
         syncs: Sequence[ResolvedSync],
         *,
@@ -205,8 +204,7 @@ class Applier:
     def _catch_up_schema(self) -> bool:
         """Bring the targets to types that the stream did not tell of; tell whether a new try makes sense."""
         self.destination.open()
-        refreshed = self.destination.refresh_types()
-        return self.destination.widen(self._present) or refreshed
+        return self.destination.catch_up_schema(self._present)
 
     def _load_again(self, error: ReloadNeeded) -> None:
         log.info("apply.load_again", destination=self.destination.name, reason=str(error))

@@ -7,21 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-import psycopg2
 import structlog
 
 from cdc_runner.capture.publication import SnapshotSlot
-from cdc_runner.destinations.base import TableState
-from cdc_runner.destinations.postgres import check, ddl, state, target_table, types
-from cdc_runner.destinations.postgres.destination import PostgresDestination
-from cdc_runner.destinations.postgres.load import InitialLoad, TableLoad, plan_chunks
+from cdc_runner.destinations.base import Destination, TableLoad
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position, format_lsn
-from cdc_runner.schema import TableId, TableSchema
-from cdc_runner.shaping.evolution import diff
+from cdc_runner.schema import TableId
 from cdc_runner.spec import PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
@@ -33,7 +27,7 @@ SLOT_WAIT_SECONDS = 20.0
 class Attached:
     """A destination that takes part, with the tables that it is to hold."""
 
-    destination: PostgresDestination
+    destination: Destination
     pipeline_destination_id: int
     syncs: list[ResolvedSync]
 
@@ -109,7 +103,7 @@ def prepare(
                     f"a destination is at {format_lsn(one.lsn)}, which the source has not reached: "
                     "the source was restored, or is another server",
                 )
-    loads = {id(each): _plan(spec, source, tables, each) for each in attached}
+    loads = {id(each): _plan(source, tables, each) for each in attached}
     if slot is None or any(loads.values()):
         _load(spec, attached, loads, progress, stopping, create=slot is None)
     if stopping.is_set():
@@ -120,93 +114,10 @@ def prepare(
             each.destination.start_at(Position(confirmed))
 
 
-def _plan(spec: PipelineSpec, source: SourceSession, tables: SourceTables, each: Attached) -> list[TableLoad]:
+def _plan(source: SourceSession, tables: SourceTables, each: Attached) -> list[TableLoad]:
     """Make the targets that are not there, and return what has to be loaded into them; committed."""
-    destination = each.destination
-    schemas = [tables.usable[sync.source] for sync in each.syncs]
-    known = {one.sync.target: one for one in destination.table_states()}
-    fresh = [sync for sync in each.syncs if not (sync.target in known and known[sync.target].ready)]
-    if not fresh:
-        return []
-    session = destination.connect()
-    try:
-        with session:
-            types.ensure_types(source.connection(), session, schemas, destination.map_schema)
-            plan = partial(_plan_table, spec, source, session, destination)
-            loads = [plan(sync, tables.usable[sync.source], known.get(sync.target)) for sync in fresh]
-    finally:
-        session.close()
-    return loads
-
-
-def _plan_table(
-    spec: PipelineSpec,
-    source: SourceSession,
-    session: state.Connection,
-    destination: PostgresDestination,
-    sync: ResolvedSync,
-    schema: TableSchema,
-    known: TableState | None,
-) -> TableLoad:
-    if known is None:
-        _make_target(session, destination, sync, schema)
-    with session.cursor() as cursor:
-        chunks = state.read_chunks(cursor, spec.name, sync.target) if known is not None else []
-        resumed = known is not None and known.schema == schema and any(c.row_count is not None for c in chunks)
-        if known is not None and resumed and schema.key:
-            ddl.add_key(session, sync.target, schema)
-            return TableLoad(known, chunks, resumed=True)
-        if known is not None:
-            _empty_target(session, destination, known, schema, drop_columns=spec.settings.drop_columns)
-        chunks = plan_chunks(source.connection(), schema, spec.settings.load_chunk_bytes)
-        state.write_chunks(cursor, spec.name, sync.target, chunks)
-    return TableLoad(TableState(sync, ready=False, snapshot=Position(0), schema=schema), chunks, resumed=False)
-
-
-def _make_target(
-    session: state.Connection, destination: PostgresDestination, sync: ResolvedSync, schema: TableSchema
-) -> None:
-    """Create the target, or make sure that one which is there already fits and is empty."""
-    if target_table.read_target(session, sync.target) is None:
-        ddl.create_table(session, sync.target, schema, destination.map_schema, with_key=False)
-        return
-    errors = [one for one in check.check_table(session, sync.target, schema, destination.map_schema) if one.is_error]
-    if errors:
-        texts = "; ".join(f"{one.message} ({one.remedy})" for one in errors)
-        raise RosettaError(ErrorKind.DESTINATION_SCHEMA, f"target {sync.target}: {texts}")
-    if check.holds_rows(session, sync.target):
-        raise RosettaError(
-            ErrorKind.DESTINATION_SCHEMA,
-            f"target {sync.target} holds rows already, which Rosetta did not put there: empty it or choose another",
-        )
-
-
-def _empty_target(
-    session: state.Connection,
-    destination: PostgresDestination,
-    known: TableState,
-    schema: TableSchema,
-    *,
-    drop_columns: bool,
-) -> None:
-    """Empty a target of ours, and bring it to the schema that the source has by now."""
-    table = known.sync.target
-    with session.cursor() as cursor:
-        if target_table.read_target(session, table) is None:
-            ddl.create_table(session, table, schema, destination.map_schema, with_key=False)
-            return
-        cursor.execute(f"TRUNCATE {table.quoted}")
-        changes = diff(known.schema, schema)
-        if not changes:
-            return
-        cursor.execute("SAVEPOINT evolve")
-        try:
-            ddl.evolve(session, table, changes, schema, destination.map_schema, drop_columns=drop_columns)
-        except (RosettaError, psycopg2.Error):
-            # It holds nothing any more, so it can be made anew.
-            cursor.execute("ROLLBACK TO SAVEPOINT evolve")
-            cursor.execute(f"DROP TABLE {table.quoted}")
-            ddl.create_table(session, table, schema, destination.map_schema, with_key=False)
+    wanted = [(sync, tables.usable[sync.source]) for sync in each.syncs]
+    return each.destination.plan_load(source.connection(), wanted)
 
 
 def _load(
@@ -270,15 +181,7 @@ def _run_load(
         progress.state(each.pipeline_destination_id, sync, "LOADING", snapshot_lsn, total)
 
     try:
-        InitialLoad(
-            spec.source.address,
-            each.destination,
-            spec.name,
-            spec.settings,
-            snapshot,
-            stopping=stopping,
-            progress=told,
-        ).run(planned)
+        each.destination.load(spec.source.address, planned, snapshot, stopping=stopping, progress=told)
     except BaseException as error:
         failures.append(error)
 

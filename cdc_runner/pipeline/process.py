@@ -16,7 +16,7 @@ from cdc_runner.catalog import leases, reporting
 from cdc_runner.catalog.database import open_catalog, session_scope
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.catalog.pipelines import desired_status, load_pipeline, set_status
-from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.registry import destination_type
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.prepare import Attached, Progress, prepare, wait_for_slot
 from cdc_runner.pipeline.report import Reporter
@@ -246,7 +246,7 @@ class PipelineRun:
         floors: list[Position] = []
         failures: list[RosettaError] = []
         for spec in self._spec.destinations:
-            destination = PostgresDestination(
+            destination = destination_type(spec)(
                 spec,
                 self._spec.name,
                 self._spec.settings,

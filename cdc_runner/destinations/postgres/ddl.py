@@ -8,6 +8,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
+from cdc_runner.destinations.base import ReloadNeeded
 from cdc_runner.destinations.postgres.definition import (
     column_definition,
     expression_path,
@@ -15,7 +16,7 @@ from cdc_runner.destinations.postgres.definition import (
     key_refused,
     reason,
 )
-from cdc_runner.destinations.postgres.evolving import Evolving, ReloadNeeded
+from cdc_runner.destinations.postgres.evolving import Evolving
 from cdc_runner.destinations.postgres.target_table import read_target
 from cdc_runner.destinations.postgres.type_catalog import search_path
 from cdc_runner.destinations.postgres.type_names import SchemaMap

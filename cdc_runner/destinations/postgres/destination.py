@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,14 @@ import psycopg2.errors
 import psycopg2.extensions
 import structlog
 
+from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.connections import classify, connect
-from cdc_runner.destinations.base import Applied, RowFetcher, TableState
+from cdc_runner.destinations.base import Applied, RowFetcher, SchemaListener, TableLoad, TableState
 from cdc_runner.destinations.postgres import ddl, state, types
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
+from cdc_runner.destinations.postgres.load import InitialLoad
 from cdc_runner.destinations.postgres.order import foreign_key_order
+from cdc_runner.destinations.postgres.plan import LoadPlanner
 from cdc_runner.destinations.postgres.type_names import TypePlaces
 from cdc_runner.destinations.postgres.writer import TableWriter
 from cdc_runner.errors import ErrorKind, RosettaError
@@ -23,15 +27,15 @@ from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange, diff
 from cdc_runner.shaping.net import NetChange
-from cdc_runner.spec import DestinationSpec, PipelineSettings, ResolvedSync
+from cdc_runner.spec import DestinationSpec, PipelineSettings, PostgresAddress, ResolvedSync
 
 log = structlog.get_logger()
-
-SchemaListener = Callable[[ResolvedSync, TableSchema, TableSchema, Sequence[SchemaChange]], None]
 
 
 class PostgresDestination:
     """See `cdc_runner.destinations.base.Destination`. `apply` is atomic with its position."""
+
+    takes_events = False
 
     def __init__(
         self,
@@ -188,7 +192,40 @@ class PostgresDestination:
             with self._session() as connection, connection.cursor() as cursor:
                 self._order = foreign_key_order(cursor, list(self._states))
 
+    # -- initial load ------------------------------------------------------------------------------------------------
+
+    def plan_load(
+        self, source: psycopg2.extensions.connection, wanted: Sequence[tuple[ResolvedSync, TableSchema]]
+    ) -> list[TableLoad]:
+        """Make the targets that are not there, and return what has to be loaded into them."""
+        session = self.connect()
+        try:
+            with session:
+                planner = LoadPlanner(source, session, self._pipeline, self._settings, self.map_schema)
+                return planner.plan(wanted, self._states)
+        finally:
+            session.close()
+
+    def load(
+        self,
+        source: PostgresAddress,
+        loads: Sequence[TableLoad],
+        snapshot: SnapshotSlot,
+        *,
+        stopping: threading.Event,
+        progress: Callable[[ResolvedSync, int], None],
+    ) -> None:
+        """Copy in parallel; each chunk is one transaction with its own mark."""
+        InitialLoad(source, self, self._pipeline, self._settings, snapshot, stopping=stopping, progress=progress).run(
+            loads
+        )
+
     # -- what a refused batch may need -------------------------------------------------------------------------------
+
+    def catch_up_schema(self, present: Callable[[TableId], TableSchema | None]) -> bool:
+        """Bring types and nullability to what the source has by now; tell whether anything changed."""
+        refreshed = self.refresh_types()
+        return self.widen(present) or refreshed
 
     def refresh_types(self) -> bool:
         """Bring enums, composites and domains to what the source has by now; tell whether anything changed."""

@@ -9,6 +9,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
+from cdc_runner.destinations.base import ReloadNeeded
 from cdc_runner.destinations.postgres.definition import (
     column_definition,
     holds_rows,
@@ -20,24 +21,11 @@ from cdc_runner.destinations.postgres.target_table import KEPT, TargetColumn, Ta
 from cdc_runner.destinations.postgres.type_names import SchemaMap, same_schema, target_type
 from cdc_runner.destinations.postgres.widening import accepts, converts_alike, holds
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.schema import Column, TableId, TableSchema, quote_identifier, quote_literal
+from cdc_runner.schema import Column, TableSchema, quote_identifier, quote_literal
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange
 
 _NUMBER = re.compile(re.escape(KEPT) + r" \(number (\d+)\)")
 _NULL_DEFAULT = re.compile(r"NULL(::.*)?", re.DOTALL)
-
-
-class ReloadNeeded(RosettaError):
-    """Rows that the target holds have new values that only the source knows: the table must be loaded again."""
-
-    def __init__(self, table: TableId, why: str) -> None:
-        RosettaError.__init__(
-            self,
-            ErrorKind.SCHEMA_CHANGE_HELD,
-            f"table {table} must be loaded again: {why}",
-            {"table": str(table)},
-        )
-        self.table = table
 
 
 class Evolving:

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psycopg2
 import psycopg2.errors
@@ -15,67 +15,20 @@ import structlog
 
 from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.connections import classify, connect
-from cdc_runner.destinations.base import TableState
+from cdc_runner.destinations.base import LoadChunk, TableLoad
+from cdc_runner.destinations.chunks import TableRewrittenError, page_range
 from cdc_runner.destinations.postgres import ddl, state, statements, types
-from cdc_runner.destinations.postgres.destination import PostgresDestination
-from cdc_runner.destinations.postgres.state import LoadChunk
 from cdc_runner.destinations.postgres.statements import TargetShape
-from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.schema import TableId
 from cdc_runner.shaping.net import NetKind
 from cdc_runner.spec import PipelineSettings, PostgresAddress, ResolvedSync
+
+if TYPE_CHECKING:
+    from cdc_runner.destinations.postgres.destination import PostgresDestination
 
 log = structlog.get_logger()
 
 _PIPE_BYTES = 1 << 20
-_PAGE_BYTES = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class TableLoad:
-    """One target table to load.
-
-    Attributes:
-        state: its state; not ready.
-        chunks: the plan; chunks with a row count are done.
-        resumed: some chunks are from an earlier snapshot, so that rows may be met twice.
-    """
-
-    state: TableState
-    chunks: Sequence[LoadChunk]
-    resumed: bool
-
-
-def plan_chunks(source: psycopg2.extensions.connection, schema: TableSchema, chunk_bytes: int) -> list[LoadChunk]:
-    """Cut a source table into ranges of pages; the leaves of a partitioned table each have their own.
-
-    Make the plan before the snapshot: a relation that is rewritten in between shows by its other file then.
-    """
-    with source.cursor() as cursor:
-        if schema.partitioned:
-            cursor.execute(
-                """SELECT n.nspname, c.relname, pg_relation_filenode(c.oid), pg_relation_size(c.oid)
-                   FROM pg_partition_tree(%s::regclass) p JOIN pg_class c ON c.oid = p.relid
-                   JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.isleaf ORDER BY 1, 2""",
-                (schema.table.quoted,),
-            )
-        else:
-            cursor.execute(
-                """SELECT n.nspname, c.relname, pg_relation_filenode(c.oid), pg_relation_size(c.oid)
-                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s::regclass""",
-                (schema.table.quoted,),
-            )
-        relations = cursor.fetchall()
-    # Before PostgreSQL 14 a range of pages is found by reading the whole table.
-    pages = max(1, chunk_bytes // _PAGE_BYTES) if source.server_version >= 140000 else 1 << 62
-    chunks: list[LoadChunk] = []
-    for relation_schema, name, filenode, size in relations:
-        total = size // _PAGE_BYTES
-        starts = list(range(0, max(1, total), pages)) or [0]
-        for place, start in enumerate(starts):
-            end = starts[place + 1] if place + 1 < len(starts) else None
-            chunks.append(LoadChunk(len(chunks), TableId(relation_schema, name), filenode, start, end))
-    return chunks
 
 
 class InitialLoad:
@@ -178,7 +131,7 @@ class InitialLoad:
         column_types = [types.target_type(one, self._destination.map_schema) for one in schema.stream_columns]
         shape = TargetShape.of(target, schema, column_types)
         columns = shape.names()
-        select = f"SELECT {columns} FROM ONLY {chunk.relation.quoted}" + _page_range(chunk)
+        select = f"SELECT {columns} FROM ONLY {chunk.relation.quoted}" + page_range(chunk)
         with writer, writer.cursor() as cursor:
             if load.resumed and shape.key:
                 staging = "pg_temp.rosetta_load"
@@ -223,23 +176,6 @@ class InitialLoad:
         finally:
             connection.close()
         log.info("load.table_ready", table=str(target))
-
-
-class TableRewrittenError(RosettaError):
-    """A source table was rewritten or truncated while it was copied; its load starts again."""
-
-    def __init__(self, relation: TableId) -> None:
-        super().__init__(
-            ErrorKind.CAPTURE_FAILED, f"table {relation} was rewritten while it was copied: its load starts again"
-        )
-        self.relation = relation
-
-
-def _page_range(chunk: LoadChunk) -> str:
-    if chunk.from_page == 0 and chunk.to_page is None:
-        return ""
-    upper = "" if chunk.to_page is None else f" AND ctid < '({chunk.to_page},0)'::tid"
-    return f" WHERE ctid >= '({chunk.from_page},0)'::tid{upper}"
 
 
 def _pipe(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import psycopg2.extensions
 
-from cdc_runner.destinations.base import TableState
+from cdc_runner.destinations.base import LoadChunk, TableState
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
@@ -148,27 +147,6 @@ def mark_ready(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableI
         "UPDATE _rosetta.table_state SET ready = true WHERE pipeline = %s AND target_schema = %s AND target_table = %s",
         (pipeline, target.schema, target.name),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class LoadChunk:
-    """A range of pages of one source relation (the table, or a leaf of a partitioned one) that is copied at once.
-
-    Attributes:
-        number: counted from 0 in each target table.
-        relation: the source relation.
-        filenode: its file when the load was planned; another one later means that it was rewritten or truncated.
-        from_page: first page.
-        to_page: first page after the range; None for the rest of the relation, pages to come included.
-        row_count: rows copied; None while it is not done.
-    """
-
-    number: int
-    relation: TableId
-    filenode: int | None
-    from_page: int
-    to_page: int | None
-    row_count: int | None = None
 
 
 def read_chunks(cursor: psycopg2.extensions.cursor, pipeline: str, target: TableId) -> list[LoadChunk]:

@@ -1,0 +1,115 @@
+"""Planning of initial loads: targets made or emptied, and cut into chunks; kept so that a load survives a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import psycopg2
+import psycopg2.extensions
+
+from cdc_runner.destinations.base import TableLoad, TableState
+from cdc_runner.destinations.chunks import plan_chunks
+from cdc_runner.destinations.postgres import check, ddl, state, target_table, types
+from cdc_runner.destinations.postgres.type_names import SchemaMap
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.position import Position
+from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.evolution import diff
+from cdc_runner.spec import PipelineSettings, ResolvedSync
+
+
+class LoadPlanner:
+    """Plans the loads of one pipeline into one destination, in a transaction of the caller's."""
+
+    def __init__(
+        self,
+        source: psycopg2.extensions.connection,
+        session: psycopg2.extensions.connection,
+        pipeline: str,
+        settings: PipelineSettings,
+        map_schema: SchemaMap,
+    ) -> None:
+        """Args:
+        source: to measure tables and to read their types.
+        session: of the destination.
+        pipeline: name under which the plan is kept.
+        settings: size of chunks, and what happens to dropped columns.
+        map_schema: source schema to target schema.
+        """
+        self._source = source
+        self._session = session
+        self._pipeline = pipeline
+        self._settings = settings
+        self._map_schema = map_schema
+
+    def plan(
+        self, wanted: Sequence[tuple[ResolvedSync, TableSchema]], known: Mapping[TableId, TableState]
+    ) -> list[TableLoad]:
+        """Make the targets that are not there, and return the loads of tables that are not ready."""
+        fresh = [one for one in wanted if not (one[0].target in known and known[one[0].target].ready)]
+        if not fresh:
+            return []
+        types.ensure_types(self._source, self._session, [schema for _, schema in wanted], self._map_schema)
+        return [self._plan_table(sync, schema, known.get(sync.target)) for sync, schema in fresh]
+
+    def _plan_table(self, sync: ResolvedSync, schema: TableSchema, known: TableState | None) -> TableLoad:
+        session, pipeline = self._session, self._pipeline
+        if known is None:
+            _make_target(session, self._map_schema, sync, schema)
+        with session.cursor() as cursor:
+            chunks = state.read_chunks(cursor, pipeline, sync.target) if known is not None else []
+            resumed = known is not None and known.schema == schema and any(c.row_count is not None for c in chunks)
+            if known is not None and resumed and schema.key:
+                ddl.add_key(session, sync.target, schema)
+                return TableLoad(known, chunks, resumed=True)
+            if known is not None:
+                _empty_target(session, self._map_schema, known, schema, drop_columns=self._settings.drop_columns)
+            chunks = plan_chunks(self._source, schema, self._settings.load_chunk_bytes)
+            state.write_chunks(cursor, pipeline, sync.target, chunks)
+        return TableLoad(TableState(sync, ready=False, snapshot=Position(0), schema=schema), chunks, resumed=False)
+
+
+def _make_target(
+    session: psycopg2.extensions.connection, map_schema: SchemaMap, sync: ResolvedSync, schema: TableSchema
+) -> None:
+    """Create the target, or make sure that one which is there already fits and is empty."""
+    if target_table.read_target(session, sync.target) is None:
+        ddl.create_table(session, sync.target, schema, map_schema, with_key=False)
+        return
+    errors = [one for one in check.check_table(session, sync.target, schema, map_schema) if one.is_error]
+    if errors:
+        texts = "; ".join(f"{one.message} ({one.remedy})" for one in errors)
+        raise RosettaError(ErrorKind.DESTINATION_SCHEMA, f"target {sync.target}: {texts}")
+    if check.holds_rows(session, sync.target):
+        raise RosettaError(
+            ErrorKind.DESTINATION_SCHEMA,
+            f"target {sync.target} holds rows already, which Rosetta did not put there: empty it or choose another",
+        )
+
+
+def _empty_target(
+    session: psycopg2.extensions.connection,
+    map_schema: SchemaMap,
+    known: TableState,
+    schema: TableSchema,
+    *,
+    drop_columns: bool,
+) -> None:
+    """Empty a target of ours, and bring it to the schema that the source has by now."""
+    table = known.sync.target
+    with session.cursor() as cursor:
+        if target_table.read_target(session, table) is None:
+            ddl.create_table(session, table, schema, map_schema, with_key=False)
+            return
+        cursor.execute(f"TRUNCATE {table.quoted}")
+        changes = diff(known.schema, schema)
+        if not changes:
+            return
+        cursor.execute("SAVEPOINT evolve")
+        try:
+            ddl.evolve(session, table, changes, schema, map_schema, drop_columns=drop_columns)
+        except (RosettaError, psycopg2.Error):
+            # It holds nothing any more, so it can be made anew.
+            cursor.execute("ROLLBACK TO SAVEPOINT evolve")
+            cursor.execute(f"DROP TABLE {table.quoted}")
+            ddl.create_table(session, table, schema, map_schema, with_key=False)

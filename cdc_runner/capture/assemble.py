@@ -21,12 +21,14 @@ class BatchSettings:
         max_bytes: most raw bytes joined in one batch (likewise).
         memory_bytes: most raw bytes waiting in memory.
         segment_bytes: raw bytes decoded at once.
+        stamped: whether rows say where they belong in the stream (`STAMPS` of `capture.base`).
     """
 
     max_events: int = 250_000
     max_bytes: int = 32 * 1024 * 1024
     memory_bytes: int = 32 * 1024 * 1024
     segment_bytes: int = 16 * 1024 * 1024
+    stamped: bool = False
 
 
 def assemble(

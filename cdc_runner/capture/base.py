@@ -13,6 +13,13 @@ The rows of one table are an Arrow table with these columns, in stream order:
                  a table without a key)
     k0 … string  only of an 'm': the old key
 
+A stream that was opened with `stamped` adds where each event belongs (`STAMPS`):
+
+    lsn  int64   end LSN of its transaction's commit
+    seq  int64   rises within the transaction and table; the same at each replay, whatever other tables are captured
+    xid  int64   number of the transaction at the source
+    at   double  commit time, seconds since the epoch
+
 A segment is a part of a batch that fits in memory; the segments of a batch, applied in order in one destination
 transaction, are whole source transactions.
 """
@@ -27,6 +34,9 @@ import pyarrow as pa
 
 from cdc_runner.position import Position
 from cdc_runner.schema import TableSchema
+
+STAMPS = ("lsn", "seq", "xid", "at")
+"""Columns that say where an event belongs in the stream."""
 
 
 @dataclass(frozen=True, slots=True)

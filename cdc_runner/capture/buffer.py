@@ -67,12 +67,16 @@ class Payload:
 
 @dataclass(slots=True)
 class Part:
-    """A run of events: complete transactions up to `end`, or a piece of a transaction that goes on (`end` is None)."""
+    """A run of events: complete transactions up to `end`, or a piece of a transaction that goes on (`end` is None).
+
+    `marks` are the engine's own notes on the transactions that end in it, for streams that are opened with `stamped`.
+    """
 
     end: Position | None
     commit_time: float
     transactions: int
     payloads: list[tuple[TableVersion, Payload]] = field(default_factory=list)
+    marks: list[bytes] = field(default_factory=list)
 
     @property
     def events(self) -> int:

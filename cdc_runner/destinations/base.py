@@ -108,7 +108,7 @@ class Destination(Protocol):
 
     name: str
     takes_events: bool
-    """Whether `apply` is to be given every event with its position in place of net changes."""
+    """Whether `apply` is to be given every event with its position (`NetKind.EVENTS`) in place of net changes."""
 
     # -- session and memory ------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class ShapedBatch:
         commit_time: that transaction's commit time at the source, seconds since the epoch.
         events: row events in it.
         segments: yields the net changes segment by segment; may be called again until `release`.
+        event_segments: likewise every event, for destinations that take those.
         release: tells that this destination needs it no more.
     """
 
@@ -43,6 +44,7 @@ class ShapedBatch:
     commit_time: float
     events: int
     segments: Callable[[], Iterator[Sequence[NetChange]]]
+    event_segments: Callable[[], Iterator[Sequence[NetChange]]]
     release: Callable[[], None]
 
 
@@ -226,7 +228,7 @@ class Applier:
         self._on_progress(self, applied.events)
 
     def _segments(self, batch: ShapedBatch) -> Iterator[list[tuple[ResolvedSync, NetChange]]]:
-        for changes in batch.segments():
+        for changes in batch.event_segments() if self.destination.takes_events else batch.segments():
             yield [
                 (sync, change)
                 for change in changes

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cdc_runner.capture.base import ChangeBatch
 from cdc_runner.pipeline.applier import ShapedBatch
-from cdc_runner.shaping.net import NetChange, NetShaper
+from cdc_runner.shaping.net import NetChange, NetShaper, as_events
 
 
 class Shaper:
@@ -20,19 +20,20 @@ class Shaper:
         self._inline_bytes = inline_bytes
         self._local = threading.local()
 
-    def shape(self, batch: ChangeBatch, readers: int) -> ShapedBatch:
-        """Return a batch as net changes for a number of destinations, each of which releases it once."""
-        segments: Callable[[], Iterator[Sequence[NetChange]]]
-        if batch.raw_bytes <= self._inline_bytes:
-            ready = list(self._segments(batch))
+    def shape(self, batch: ChangeBatch, readers: int, *, net: bool = True, events: bool = False) -> ShapedBatch:
+        """Return a batch for a number of destinations, each of which releases it once.
+
+        Args:
+            batch: captured.
+            readers: how many destinations.
+            net: whether some of them take net changes.
+            events: whether some of them take every event.
+        """
+        inline = batch.raw_bytes <= self._inline_bytes
+        nets = self._give(batch, self._segments, keep=inline and net)
+        all_events = self._give(batch, _event_segments, keep=inline and events)
+        if inline:
             batch.release()
-
-            def segments() -> Iterator[Sequence[NetChange]]:
-                return iter(ready)
-        else:
-
-            def segments() -> Iterator[Sequence[NetChange]]:
-                return self._segments(batch)
 
         left = [readers]
         lock = threading.Lock()
@@ -44,7 +45,16 @@ class Shaper:
             if last:
                 batch.release()
 
-        return ShapedBatch(batch.last, batch.last_commit_time, batch.events, segments, release)
+        return ShapedBatch(batch.last, batch.last_commit_time, batch.events, nets, all_events, release)
+
+    def _give(
+        self, batch: ChangeBatch, segments: Callable[[ChangeBatch], Iterator[list[NetChange]]], *, keep: bool
+    ) -> Callable[[], Iterator[Sequence[NetChange]]]:
+        """Return what gives a batch's segments, again and again: computed now to be kept, or at each call."""
+        if not keep:
+            return lambda: segments(batch)
+        ready = list(segments(batch))
+        return lambda: iter(ready)
 
     def _segments(self, batch: ChangeBatch) -> Iterator[list[NetChange]]:
         shaper: NetShaper | None = getattr(self._local, "shaper", None)
@@ -52,3 +62,8 @@ class Shaper:
             shaper = self._local.shaper = NetShaper()
         for segment in batch.segments():
             yield [change for changes in segment.tables for change in shaper.shape(changes)]
+
+
+def _event_segments(batch: ChangeBatch) -> Iterator[list[NetChange]]:
+    for segment in batch.segments():
+        yield [as_events(changes) for changes in segment.tables]

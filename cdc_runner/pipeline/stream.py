@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -91,13 +92,14 @@ class StreamRun:
         self._watcher.start()
         self._reporter.attach(self)
         shaper = Shaper(batch_settings(self._spec.settings).segment_bytes)
+        takes_events = {applier.destination.takes_events for applier in self.appliers}
         closer = threading.Thread(target=self._close_when_asked, args=(stream,), name="close", daemon=True)
         closer.start()
         failed = True
         try:
             for batch in stream.batches():
                 self._captured, self._captured_at = batch.last, time.monotonic()
-                shaped = shaper.shape(batch, len(self.appliers))
+                shaped = shaper.shape(batch, len(self.appliers), net=False in takes_events, events=True in takes_events)
                 for applier in self.appliers:
                     applier.put(shaped, self._ending)
                 self._check()
@@ -125,7 +127,10 @@ class StreamRun:
             self._spec.source,
             SchemaRegistry(known, SourceSession(self._spec.source, "schema").table),
             sorted(self._tables.usable),
-            settings=batch_settings(self._spec.settings),
+            settings=replace(
+                batch_settings(self._spec.settings),
+                stamped=any(applier.destination.takes_events for applier in self.appliers),
+            ),
             heap_megabytes=self._spec.settings.jvm_heap_megabytes,
             spill_directory=self._directory,
             barriers=sorted(barriers),

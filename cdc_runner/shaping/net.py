@@ -23,6 +23,8 @@ class NetKind(StrEnum):
     """`n` int64, `c0 …`: a table without a key gains (n > 0) or loses (n < 0) n rows that look like this."""
     MOVE = "move"
     """`x`, `c0 …`, `k0 …`: the row with key k gets key and values c, but keeps its values where x says so."""
+    EVENTS = "events"
+    """Every event as it came, in the layout of `capture.base` with its stamps; nothing is net of anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,11 @@ class NetShaper:
     def close(self) -> None:
         """Free the connection's memory."""
         self._connection.close()
+
+
+def as_events(changes: TableChanges) -> NetChange:
+    """Return every event of one table in one segment, for destinations that keep them all."""
+    return NetChange(NetKind.EVENTS, changes.version, False, changes.rows, False, False, changes.rows.num_rows)
 
 
 def _is_plain(changes: TableChanges) -> bool:

@@ -162,7 +162,7 @@ def _keyed(schema: TableSchema, query: str) -> DecodeStatements:
     old_key = ", ".join(f"b{number} AS k{place}" for place, number in enumerate(key_numbers))
     previous = ", ".join(f"lag(b{number}) OVER (ORDER BY ord) AS p{place}" for place, number in enumerate(key_numbers))
     previous_key = ", ".join(f"p{place} AS k{place}" for place in range(len(key_numbers)))
-    plain_rows = f"""SELECT ord, CASE WHEN op IN ('d', 't') THEN op ELSE 'u' END AS op, x, {plain}
+    plain_rows = f"""SELECT ord * 2 AS ord, CASE WHEN op IN ('d', 't') THEN op ELSE 'u' END AS op, x, {plain}
 FROM {{source}} WHERE op IN ('c', 'u', 'd', 'r', 't')"""
     # Debezium splits an update that changes the primary key; of another identity it knows nothing.
     whole = schema.replica_identity is not ReplicaIdentity.INDEX

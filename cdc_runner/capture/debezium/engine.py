@@ -19,6 +19,7 @@ from cdc_runner.capture.buffer import Part, PartBuffer, Payload
 from cdc_runner.capture.debezium import convert, event_meters, jvm, source_block, text_converter
 from cdc_runner.capture.debezium.decode import Decoder, parse_end
 from cdc_runner.capture.debezium.properties import TRANSACTION_TOPIC, engine_properties
+from cdc_runner.capture.debezium.stamps import stamped, transaction_ends
 from cdc_runner.capture.registry import SchemaRegistry, StreamColumn
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import ZERO, Position
@@ -154,19 +155,25 @@ class DebeziumStream:
             if known is None:
                 unknown.append((self._bridge.first_index(events, schema), schema, data))
             elif known.transaction:
-                part.transactions += data.count(b'"status":"END"')
+                self._note(part, data)
             elif known.version is not None:
                 found.append((0, known.version, data))
         # A table's next schema replaces the one before: known ones come first, new ones in the order of the stream.
         for _, schema, data in sorted(unknown, key=lambda one: one[0]):
             known = self._learn(schema, data)
             if known.transaction:
-                part.transactions += data.count(b'"status":"END"')
+                self._note(part, data)
             elif known.version is not None:
                 found.append((1, known.version, data))
         for _, version, data in sorted(found, key=lambda one: (one[0], one[1].number)):
             part.payloads.append((version, Payload(data, data.count(b"\n") + 1)))
         return part
+
+    def _note(self, part: Part, data: bytes) -> None:
+        """Count the transactions that end in a part, and keep their END events when rows are to be stamped."""
+        part.transactions += data.count(b'"status":"END"')
+        if self._settings.stamped:
+            part.marks.append(data)
 
     def _learn(self, schema: Any, data: bytes) -> _Known:
         """Find out what a value schema stands for, from the first event that has it."""
@@ -201,10 +208,14 @@ class DebeziumStream:
         while not self._buffer.closed:
             parts = self._buffer.take(self._settings.max_events, self._settings.max_bytes, self._barriers, 0.5)
             if parts:
-                yield assemble(parts, self._settings.segment_bytes, self._decode)
+                yield assemble(parts, self._settings.segment_bytes, self._decoding(parts))
 
-    def _decode(self, version: TableVersion, data: bytes) -> Any:
-        return self._decoder.rows(version, data)
+    def _decoding(self, parts: Sequence[Part]) -> Callable[[TableVersion, bytes], Any]:
+        """Return what decodes the events of a batch."""
+        if not self._settings.stamped:
+            return self._decoder.rows
+        ends = transaction_ends(mark for part in parts for mark in part.marks)
+        return lambda version, data: stamped(self._decoder.rows(version, data), data, ends)
 
     def acknowledge(self, position: Position) -> None:
         """See `ChangeStream.acknowledge`."""

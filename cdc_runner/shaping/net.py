@@ -54,7 +54,9 @@ class NetShaper:
     """Computes net changes in DuckDB. Owns a connection of one thread; not to be shared between threads."""
 
     def __init__(self) -> None:
-        self._connection = duckdb.connect(config={"threads": "1", "autoinstall_known_extensions": "false"})
+        self._connection = duckdb.connect(
+            config={"threads": "1", "autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
+        )
 
     def shape(self, changes: TableChanges) -> Iterator[NetChange]:
         """Yield the net changes of one table in one segment, to be applied in order; mostly there is one."""

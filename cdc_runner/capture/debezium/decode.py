@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 
 import duckdb
@@ -33,7 +34,8 @@ def split_lines(data: bytes) -> pa.Array:
 class Decoder:
     """Turns lines of one table version into the row layout of `cdc_runner.capture.base`.
 
-    Owns a DuckDB connection of one thread; not to be shared between threads.
+    Any thread may use it: small batches are decoded by the thread that reads the stream, large ones by the threads that
+    apply them. Each has a DuckDB connection of one thread of its own, since the lines are registered by name.
     """
 
     def __init__(self, marker: str) -> None:
@@ -41,10 +43,7 @@ class Decoder:
         marker: what Debezium writes in place of an unchanged TOAST value.
         """
         self._marker = marker
-        self._connection = duckdb.connect(config={"threads": "1", "autoinstall_known_extensions": "false"})
-        for statement in convert.setup_statements():
-            self._connection.execute(statement)
-        self._statements: dict[TableVersion, DecodeStatements] = {}
+        self._local = threading.local()
 
     def rows(self, version: TableVersion, data: bytes) -> pa.Table:
         """Return the changes in stream order."""
@@ -52,6 +51,25 @@ class Decoder:
             rows = tiny_rows(version.schema, data, self._marker)
             if rows is not None:
                 return rows
+        session: _Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = _Session(self._marker)
+        return session.rows(version, data)
+
+
+class _Session:
+    """One thread's DuckDB connection and its statements."""
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
+        self._connection = duckdb.connect(
+            config={"threads": "1", "autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
+        )
+        for statement in convert.setup_statements():
+            self._connection.execute(statement)
+        self._statements: dict[TableVersion, DecodeStatements] = {}
+
+    def rows(self, version: TableVersion, data: bytes) -> pa.Table:
         lines = split_lines(data)
         self._connection.register(
             "lines", pa.table({"ord": pa.array(np.arange(len(lines), dtype=np.int64)), "line": lines})
@@ -70,10 +88,6 @@ class Decoder:
             return connection.execute(statements.special if special else statements.plain).to_arrow_table()
         finally:
             connection.unregister("lines")
-
-    def close(self) -> None:
-        """Free the connection's memory."""
-        self._connection.close()
 
 
 @dataclass(frozen=True, slots=True)

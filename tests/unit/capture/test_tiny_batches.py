@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -115,3 +116,31 @@ def test_binary_copy_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     with encoder.encoded(rows, columns) as file:
         assert file.read() == small
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_decode_side_by_side() -> None:
+    """The reader decodes small batches while appliers decode large ones; each gets the rows of its own table."""
+    decoder = decode.Decoder(MARKER)
+    count = tiny.TINY_EVENTS + 50
+    wrong: list[str] = []
+
+    def work(name: str) -> None:
+        columns = (Column("k", "text", "text"), Column("v", "text", "text"))
+        schema = TableSchema(TableId("public", name), columns, ("k",), ("k",), ReplicaIdentity.DEFAULT)
+        lines = [json.dumps({"before": None, "after": {"k": str(n), "v": name}, "op": "c"}) for n in range(count)]
+        data = "\n".join(lines).encode()
+        for _ in range(40):
+            try:
+                found = decoder.rows(TableVersion(schema, 1), data).column("c1").to_pylist()
+            except Exception as error:
+                wrong.append(repr(error))
+                return
+            if found != [name] * count:
+                wrong.append(f"{name}: rows of another table, or not all")
+
+    threads = [threading.Thread(target=work, args=(f"t{number}",)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: install demo test test-slow lint lint-rules lint-format lint-types lint-layers bench lock format clean
+.PHONY: install demo test test-slow test-pgoutput lint lint-rules lint-format lint-types lint-layers bench bench-quick lock format clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -49,6 +49,14 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(STAMP)
+	$(BIN)/python -m bench --quick $(ARGS)
+
+# Every test of a pipeline, the long ones too, with the engine pgoutput.
+test-pgoutput: $(STAMP)
+	ROSETTA_TEST_ENGINE=pgoutput $(BIN)/python -m pytest -m "slow or not slow" tests/integration/pipeline tests/faults \
+	  tests/integration/capture/test_pgoutput_stream.py $(ARGS)
 
 # Hashes of the package index; nothing of this machine's pip settings may leak into the lock file.
 lock: $(STAMP)

@@ -1,4 +1,4 @@
-"""The change stream over a backlog: Rosetta, the bare Debezium engine, and PostgreSQL's own subscription.
+"""The change stream over a backlog: Rosetta with each engine, the bare Debezium engine, PostgreSQL's own subscription.
 
 Each round makes one backlog, which every contender then reads from a slot of its own, in an order that turns with the
 round. Rates are taken between the first and the last applied position (bare engine: the first and the last batch), so
@@ -31,14 +31,15 @@ _POLL = 0.01
 _HEAP_MB = 256
 _BARE = {"bare_stock": False, "bare_changed": True}
 """Slots of the bare engine, and whether the engine has our changes of its classes."""
+_ENGINES = ("debezium", "pgoutput")
 
 
 @dataclass(slots=True)
 class Contenders:
-    """Who reads the backlog: a loaded pipeline and a subscription, both stopped, and slots of the bare engine."""
+    """Who reads the backlog: loaded pipelines by engine, a subscription, all stopped, and slots of the bare engine."""
 
     source: Database
-    pipeline: Pipeline
+    pipelines: dict[str, Pipeline]
     subscription: Subscription
 
     def create_slots(self) -> None:
@@ -64,25 +65,29 @@ def contenders(servers: Servers, sizes: Sizes) -> Iterator[Contenders]:
     source = servers.create("source", "stream")
     workloads.create_accounts(source, sizes.stream_rows)
     tables = [ACCOUNTS, MARKER]
-    target, native = servers.create("target", "stream"), servers.create("target", "stream_native")
-    pipeline = Pipeline(servers, source, target, tables, "debezium")
+    native = servers.create("target", "stream_native")
+    targets = {engine: servers.create("target", f"stream_{engine}") for engine in _ENGINES}
+    pipelines = {engine: Pipeline(servers, source, targets[engine], tables, engine) for engine in _ENGINES}
     subscription = Subscription(source, native, tables)
-    both = Contenders(source, pipeline, subscription)
+    all_of_them = Contenders(source, pipelines, subscription)
     try:
-        pipeline.start()
-        pipeline.wait_loaded(_TIMEOUT)
-        workload = Workload("warm-up", 2000, workloads.bulk)
-        pipeline.wait_position(workload.run(source, sizes.stream_rows).end, _TIMEOUT)
-        pipeline.stop()
+        for pipeline in pipelines.values():
+            pipeline.start()
+            pipeline.wait_loaded(_TIMEOUT)
+            workload = Workload("warm-up", 2000, workloads.bulk)
+            pipeline.wait_position(workload.run(source, sizes.stream_rows).end, _TIMEOUT)
+            pipeline.stop()
         subscription.copy(_TIMEOUT)
         subscription.disable()
-        yield both
+        yield all_of_them
     finally:
-        pipeline.remove()
+        for pipeline in pipelines.values():
+            pipeline.remove()
         subscription.drop()
-        both.drop_slots()
-        for server, database in (("target", target), ("target", native), ("source", source)):
-            servers.drop(server, database)
+        all_of_them.drop_slots()
+        for database in (*targets.values(), native):
+            servers.drop("target", database)
+        servers.drop("source", source)
 
 
 def measure(servers: Servers, sizes: Sizes, note: Callable[[str], None]) -> dict[str, Any]:
@@ -114,7 +119,7 @@ def _round(
     both.create_slots()
     backlog = workload.run(both.source, sizes.stream_rows)
     runs: dict[str, Callable[[], dict[str, float]]] = {
-        "rosetta": lambda: _rosetta(both.pipeline, backlog),
+        **{engine: (lambda one=one: _rosetta(one, backlog)) for engine, one in both.pipelines.items()},  # type: ignore[misc]
         "native": lambda: _native(both.subscription, backlog),
         **{name: (lambda name=name: _bare(both, name, backlog)) for name in _BARE},  # type: ignore[misc]
     }
@@ -193,7 +198,7 @@ def _bare(both: Contenders, name: str, backlog: Backlog) -> dict[str, float]:
             "sslmode": "disable",
         },
         "slot": name,
-        "publication": both.pipeline.slot,
+        "publication": both.pipelines["debezium"].slot,
         "tables": [ACCOUNTS, MARKER],
         "ours": _BARE[name],
         "end": backlog.end,
@@ -224,20 +229,21 @@ def _summary(workload: Workload, rounds: list[dict[str, dict[str, float]]]) -> d
     rates = {name: [one[name]["rows_per_s"] for one in rounds] for name in rounds[0]}
     middle = {name: median(values) for name, values in rates.items()}
 
-    def ratio(name: str) -> float:
-        return round(middle["rosetta"] / middle[name], 2) if middle[name] else 0.0
+    def ratio(engine: str, name: str) -> float:
+        return round(middle[engine] / middle[name], 2) if middle[name] else 0.0
 
     return {
         "rows": workload.rows,
         "rows_per_s": {name: round(value) for name, value in middle.items()},
         "rows_per_s_each": {name: [round(value) for value in values] for name, values in rates.items()},
-        "vs_native": ratio("native"),
-        "vs_bare_engine": ratio("bare_stock"),
-        "vs_bare_engine_changed": ratio("bare_changed"),
-        "rss_mb": round(max(one["rosetta"]["rss_mb"] for one in rounds)),
-        "bare_rss_mb": round(max(one["bare_stock"]["rss_mb"] for one in rounds)),
+        "vs_native": {engine: ratio(engine, "native") for engine in _ENGINES},
+        "vs_bare_engine": ratio("debezium", "bare_stock"),
+        "vs_bare_engine_changed": ratio("debezium", "bare_changed"),
+        "rss_mb": {name: round(max(one[name]["rss_mb"] for one in rounds)) for name in (*_ENGINES, "bare_stock")},
         "cpu_s_per_million": {
-            name: round(median(one[name]["cpu_per_million"] for one in rounds), 1) for name in ("rosetta", *_BARE)
+            name: round(median(one[name]["cpu_per_million"] for one in rounds), 1) for name in (*_ENGINES, *_BARE)
         },
-        "start_to_first_change_s": round(median(one["rosetta"]["start_s"] for one in rounds), 2),
+        "start_to_first_change_s": {
+            engine: round(median(one[engine]["start_s"] for one in rounds), 2) for engine in _ENGINES
+        },
     }

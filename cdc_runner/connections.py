@@ -144,6 +144,12 @@ def classify(error: BaseException, side: Side) -> RosettaError:
     return RosettaError(_kind(sqlstate, primary, side), message, {"sqlstate": sqlstate, **known})
 
 
+def classify_fields(sqlstate: str, primary: str, side: Side) -> RosettaError:
+    """Return the RosettaError of an error that came past the driver, from its SQLSTATE and primary message."""
+    message = f"{side}: {safe_message(sqlstate, primary)} [SQLSTATE {sqlstate}]"
+    return RosettaError(_kind(sqlstate, primary, side), message, {"sqlstate": sqlstate})
+
+
 _SENSITIVE_CLASSES = ("21", "22", "38", "39", "F0", "HV", "P0")
 """SQLSTATE classes whose primary message may hold a value of a row."""
 

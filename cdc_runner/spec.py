@@ -94,6 +94,8 @@ class PipelineSettings:
         jvm_heap_megabytes: heap limit of the Debezium engine.
         synchronous_commit: apply sessions' `synchronous_commit` (`on` or `off`).
         drop_columns: whether a column dropped at the source is dropped at the target too.
+        capture_origin: `any`, or `none` to leave out what the source received by replication (engine pgoutput,
+            PostgreSQL 16).
     """
 
     batch_max_rows: int = 250_000
@@ -106,6 +108,7 @@ class PipelineSettings:
     jvm_heap_megabytes: int = 256
     synchronous_commit: str = "on"
     drop_columns: bool = False
+    capture_origin: str = "any"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,11 @@ class BatchSettings:
     stamped: bool = False
 
 
-def assemble(
-    parts: Sequence[Part], segment_bytes: int, decode: Callable[[TableVersion, bytes], pa.Table]
-) -> ChangeBatch:
+Decode = Callable[[TableVersion, Sequence[bytes]], pa.Table]
+"""Makes the rows of a table version from the raw pieces of an engine."""
+
+
+def assemble(parts: Sequence[Part], segment_bytes: int, decode: Decode) -> ChangeBatch:
     """Return the batch of parts that end with a complete transaction."""
     end = parts[-1].end
     assert end is not None, "a batch ends with a whole transaction"
@@ -56,9 +58,7 @@ def assemble(
     )
 
 
-def _segments(
-    parts: Sequence[Part], segment_bytes: int, decode: Callable[[TableVersion, bytes], pa.Table]
-) -> Iterator[Segment]:
+def _segments(parts: Sequence[Part], segment_bytes: int, decode: Decode) -> Iterator[Segment]:
     """Yield segments of about the given size; a table has one version in each."""
     gathered: dict[TableId, tuple[TableVersion, list[bytes]]] = {}
     size = 0
@@ -76,8 +76,7 @@ def _segments(
 
 
 def _decoded(
-    gathered: dict[TableId, tuple[TableVersion, list[bytes]]], decode: Callable[[TableVersion, bytes], pa.Table]
+    gathered: dict[TableId, tuple[TableVersion, list[bytes]]],
+    decode: Decode,
 ) -> Segment:
-    return Segment(
-        [TableChanges(version, decode(version, b"\n".join(pieces))) for version, pieces in gathered.values()]
-    )
+    return Segment([TableChanges(version, decode(version, pieces)) for version, pieces in gathered.values()])

@@ -180,6 +180,15 @@ class PartBuffer:
         self._changed.notify_all()
         return taken
 
+    def drop_open(self) -> None:
+        """Forget the pieces of a transaction whose end has not come; it is to come again as a whole."""
+        with self._changed:
+            while self._parts and self._parts[-1].end is None:
+                part = self._parts.pop()
+                self._memory -= part.memory_bytes
+                part.release()
+            self._changed.notify_all()
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""

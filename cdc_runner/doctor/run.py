@@ -114,7 +114,10 @@ def _as_the_engine_sees_them(
         session.close()
     for table, reason in tables.excluded.items():
         if table in checked:
-            found.error("left_out", f"left out: {reason}", "Change the table, or leave it out.", f"table {table}")
+            solution = "Change the table, or leave it out."
+            if spec.source.capture_engine == "debezium" and "Debezium refuses" in reason:
+                solution = "Set `capture_engine: pgoutput` for the source, or leave the table out."
+            found.error("left_out", f"left out: {reason}", solution, f"table {table}")
     return tables
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cdc_runner.capture.inspect import matches, read_tables, unsafe_identity
 from cdc_runner.capture.publication import OPERATIONS
+from cdc_runner.capture.readable import unreadable_columns
 from cdc_runner.doctor.finding import Findings, names
 from cdc_runner.doctor.source import Connection, scalar
 from cdc_runner.schema import ReplicaIdentity, TableId, TableSchema, quote_identifier
@@ -100,20 +101,16 @@ def _check_table(schema: TableSchema, right: TableRight, spec: SourceSpec, found
             f"ALTER ROLE {role} BYPASSRLS;",
             subject,
         )
-    return _check_columns(schema, spec, found, subject) and usable
+    return _check_columns(schema, found, subject) and usable
 
 
-def _check_columns(schema: TableSchema, spec: SourceSpec, found: Findings, subject: str) -> bool:
-    if spec.capture_engine != "debezium":
-        return True
-    from cdc_runner.capture.debezium.convert import unsupported_columns
-
-    refused = unsupported_columns(schema)
+def _check_columns(schema: TableSchema, found: Findings, subject: str) -> bool:
+    refused = unreadable_columns(schema)
     for column, reason in refused.items():
         found.error(
             "column_type",
-            f"column {column} cannot be carried by the debezium engine: {reason}",
-            "Set `capture_engine: pgoutput` for the source, or leave the table out of its `tables`.",
+            f"column {column} cannot be carried: {reason}",
+            "Leave the table out of the source's `tables`, or keep the value in a column of another type.",
             subject,
         )
     return not refused

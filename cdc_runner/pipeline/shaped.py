@@ -1,13 +1,20 @@
-"""Batches to net changes: computed once when a batch is small, piece by piece when it is large."""
+"""Batches to net changes: computed once when a batch is small, piece by piece when it is large.
+
+Either way the next piece is computed while a destination's server works on the one before.
+"""
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from cdc_runner.capture.base import ChangeBatch
 from cdc_runner.pipeline.applier import ShapedBatch
 from cdc_runner.shaping.net import NetChange, NetShaper, as_events
+
+Item = TypeVar("Item")
 
 
 class Shaper:
@@ -52,7 +59,7 @@ class Shaper:
     ) -> Callable[[], Iterator[Sequence[NetChange]]]:
         """Return what gives a batch's segments, again and again: computed now to be kept, or at each call."""
         if not keep:
-            return lambda: segments(batch)
+            return lambda: ahead(lambda: segments(batch))
         ready = list(segments(batch))
         return lambda: iter(ready)
 
@@ -67,3 +74,48 @@ class Shaper:
 def _event_segments(batch: ChangeBatch) -> Iterator[list[NetChange]]:
     for segment in batch.segments():
         yield [as_events(changes) for changes in segment.tables]
+
+
+def ahead(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
+    """Yield what an iterator yields, which runs in a thread of its own and is one item ahead.
+
+    The thread ends when the iterator or this generator does.
+
+    Raises:
+        BaseException: what the iterator raised, after the items before it.
+    """
+    ready: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(maxsize=1)
+    wanted = threading.Event()
+    wanted.set()
+
+    def hand(item: Item | None, error: BaseException | None, *, last: bool) -> None:
+        while wanted.is_set():
+            try:
+                ready.put((item, error, last), timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in make():
+                hand(item, None, last=False)
+                if not wanted.is_set():
+                    return
+            hand(None, None, last=True)
+        except BaseException as error:
+            hand(None, error, last=True)
+
+    thread = threading.Thread(target=work, name="shape", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error, last = ready.get()
+            if error is not None:
+                raise error
+            if last:
+                return
+            yield item  # type: ignore[misc]  # None only comes with the end or an error
+    finally:
+        wanted.clear()
+        thread.join()

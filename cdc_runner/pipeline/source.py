@@ -17,6 +17,7 @@ from cdc_runner.capture.publication import (
     published_tables,
     read_slot,
 )
+from cdc_runner.capture.readable import unreadable_columns
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.base import target_of
 from cdc_runner.errors import ErrorKind, RosettaError
@@ -83,16 +84,13 @@ class SourceSession:
     def _uncapturable(self, schema: TableSchema) -> str | None:
         if not schema.stream_columns:
             return "it has no columns that the change stream carries"
-        if self.spec.capture_engine != "debezium":
-            return None
-        from cdc_runner.capture.debezium.convert import unsupported_columns
-
-        folded: dict[str, str] = {}
-        for name in schema.stream_names:
-            if name.lower() in folded:
-                return f"columns {folded[name.lower()]} and {name} differ only in case, which Debezium refuses"
-            folded[name.lower()] = name
-        refused = unsupported_columns(schema)
+        if self.spec.capture_engine == "debezium":
+            folded: dict[str, str] = {}
+            for name in schema.stream_names:
+                if name.lower() in folded:
+                    return f"columns {folded[name.lower()]} and {name} differ only in case, which Debezium refuses"
+                folded[name.lower()] = name
+        refused = unreadable_columns(schema)
         return "; ".join(f"column {name}: {reason}" for name, reason in refused.items()) or None
 
     def table(self, table: TableId) -> TableSchema | None:

@@ -118,22 +118,16 @@ class StreamRun:
         return Outcome.STOPPED if self._stopping.is_set() else Outcome.RESTART
 
     def _open(self) -> ChangeStream:
-        from cdc_runner.capture.debezium.engine import DebeziumStream
-
         known = self._known_schemas()
         states = [one for each in self._attached for one in each.destination.table_states()]
         barriers = {one.snapshot for one in states} | {applier.status.position for applier in self.appliers}
-        return DebeziumStream(
-            self._spec.source,
+        return open_stream(
+            self._spec,
             SchemaRegistry(known, SourceSession(self._spec.source, "schema").table),
             sorted(self._tables.usable),
-            settings=replace(
-                batch_settings(self._spec.settings),
-                stamped=any(applier.destination.takes_events for applier in self.appliers),
-            ),
-            heap_megabytes=self._spec.settings.jvm_heap_megabytes,
-            spill_directory=self._directory,
-            barriers=sorted(barriers),
+            self._directory,
+            sorted(barriers),
+            stamped=any(applier.destination.takes_events for applier in self.appliers),
         )
 
     def _known_schemas(self) -> list[TableSchema]:
@@ -217,6 +211,45 @@ class StreamRun:
     def acknowledged(self) -> Position:
         """Position that the source was told."""
         return self._acknowledged
+
+
+def open_stream(
+    spec: PipelineSpec,
+    registry: SchemaRegistry,
+    tables: Sequence[TableId],
+    directory: Path,
+    barriers: list[Position],
+    *,
+    stamped: bool,
+) -> ChangeStream:
+    """Start the source's capture engine; only the one that is chosen is loaded, and so a JVM only for Debezium."""
+    sizes = replace(batch_settings(spec.settings), stamped=stamped)
+    if spec.source.capture_engine == "pgoutput":
+        from cdc_runner.capture.pgoutput.stream import PgoutputStream
+
+        return PgoutputStream(
+            spec.source,
+            registry,
+            tables,
+            # A batch of at most a segment is shaped while the one before is applied.
+            settings=replace(sizes, max_bytes=min(sizes.max_bytes, sizes.segment_bytes)),
+            spill_directory=directory,
+            barriers=barriers,
+            origin=spec.settings.capture_origin,
+            # Where heartbeats can be written they come first.
+            idle_seconds=2 * spec.settings.heartbeat_seconds,
+        )
+    from cdc_runner.capture.debezium.engine import DebeziumStream
+
+    return DebeziumStream(
+        spec.source,
+        registry,
+        tables,
+        settings=sizes,
+        heap_megabytes=spec.settings.jvm_heap_megabytes,
+        spill_directory=directory,
+        barriers=barriers,
+    )
 
 
 def batch_settings(settings: PipelineSettings) -> BatchSettings:

@@ -1,12 +1,14 @@
-"""`kill -9` of the pipeline process, which hosts the JVM, and of its supervisor, at random moments under a mixed load."""
+"""`kill -9` of the pipeline process, with its JVM if it has one, and of its supervisor, at random moments under load."""
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import psutil
 import psycopg2
@@ -101,6 +103,7 @@ class Watcher(threading.Thread):
                     self.wrong.append(row)
 
 
+@pytest.mark.both_engines
 @pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.slow)], ids=["five-kills", "thirty-kills"])
 def test_kills_at_random_moments_lose_and_repeat_nothing(pipeline: PipelineHarness, kills: int) -> None:
     """The process dies again and again, also within a COPY of 10,000 rows and an update of a large table."""
@@ -228,3 +231,44 @@ def test_kills_during_the_initial_load_resume_by_chunk(pipeline: PipelineHarness
     load.join(30)
     pipeline.wait_caught_up(180)
     pipeline.assert_equal()
+
+
+@pytest.mark.skipif("ROSETTA_TEST_ENGINE" in os.environ, reason="it is about both engines")
+def test_engines_can_take_turns(pipeline: PipelineHarness) -> None:
+    """Each goes on where the other was killed or stopped, in the middle of a load: they share positions and the slot."""
+    chance = random.Random(77)
+    pipeline.source.execute(SETUP)
+    pipeline.configure()
+    load, watcher = Load(pipeline, 13), Watcher(pipeline, 200 * 1000)
+    try:
+        for turn, engine in enumerate(("pgoutput", "debezium", "pgoutput", "pgoutput", "debezium", "pgoutput")):
+            pipeline.config.execute("UPDATE sources SET capture_engine = %s", (engine,))
+            pipeline.start()
+            if turn == 0:
+                pipeline.wait_caught_up(120)
+                load.start()
+                watcher.start()
+            before = pipeline.position("target")
+            wait_for(lambda before=before: pipeline.position("target") > before, 120, "the stream to move")  # type: ignore[misc]
+            _copy_rows(pipeline, 5_000, turn)
+            threading.Event().wait(chance.uniform(0.0, 1.0))
+            assert has_jvm(pipeline) == (engine == "debezium")
+            if turn == 2:
+                assert pipeline.stop() == 0
+            elif turn < 5:
+                pipeline.kill()
+        load.stopping.set()
+        load.join(30)
+        pipeline.wait_caught_up(120)
+    finally:
+        load.stopping.set()
+        watcher.stopping.set()
+    watcher.join(10)
+    pipeline.assert_equal()
+    assert not watcher.wrong, f"{len(watcher.wrong)} of {watcher.reads} reads saw a sum that the source never had"
+
+
+def has_jvm(harness: PipelineHarness) -> bool:
+    """Tell whether the pipeline process has loaded a Java virtual machine."""
+    assert harness.process is not None
+    return "libjvm" in Path(f"/proc/{harness.process.pid}/maps").read_text()

@@ -32,6 +32,21 @@ from rosetta_dagster.demo.compare import Difference, compare_databases, user_tab
 from tests.support.servers import Database
 from tests.support.waiting import wait_for
 
+ENGINES = ("debezium", "pgoutput")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests of pipelines with Debezium, those marked `both_engines` with each engine.
+
+    `ROSETTA_TEST_ENGINE` names one engine to run all of them with.
+    """
+    if "capture_engine" not in metafunc.fixturenames:
+        return
+    chosen = os.environ.get("ROSETTA_TEST_ENGINE")
+    marked = metafunc.definition.get_closest_marker("both_engines") is not None
+    engines = (chosen,) if chosen else ENGINES if marked else ENGINES[:1]
+    metafunc.parametrize("capture_engine", engines)
+
 
 @dataclass
 class PipelineHarness:
@@ -240,11 +255,13 @@ def _rows(connection: psycopg2.extensions.connection, query: str) -> list[tuple[
 
 @pytest.fixture
 def pipeline(
-    config_database: Database, source_database: Database, target_database: Database
+    config_database: Database, source_database: Database, target_database: Database, capture_engine: str
 ) -> Iterator[PipelineHarness]:
     """A pipeline with one target, not configured yet."""
     with tempfile.TemporaryDirectory(prefix="rosetta-pipeline-") as home:
-        harness = PipelineHarness(config_database, source_database, {"target": target_database}, Path(home))
+        harness = PipelineHarness(
+            config_database, source_database, {"target": target_database}, Path(home), engine=capture_engine
+        )
         try:
             yield harness
         finally:
@@ -257,11 +274,12 @@ def two_target_pipeline(
     source_database: Database,
     target_database: Database,
     second_target_database: Database,
+    capture_engine: str,
 ) -> Iterator[PipelineHarness]:
     """A pipeline with two targets, not configured yet."""
     targets = {"target": target_database, "second": second_target_database}
     with tempfile.TemporaryDirectory(prefix="rosetta-pipeline-") as home:
-        harness = PipelineHarness(config_database, source_database, targets, Path(home))
+        harness = PipelineHarness(config_database, source_database, targets, Path(home), engine=capture_engine)
         try:
             yield harness
         finally:

@@ -12,6 +12,7 @@ import re
 import secrets
 
 from cdc_runner.capture.debezium import text_converter
+from cdc_runner.capture.readable import unreadable, unreadable_columns
 from cdc_runner.schema import Column, TableSchema, quote_literal
 
 _CONVERTER = "rosetta"
@@ -21,9 +22,6 @@ SESSION_OPTIONS = "-c extra_float_digits=3 -c IntervalStyle=postgres -c bytea_ou
 
 The JDBC driver asks for DateStyle and TimeZone itself; it does not for extra_float_digits on a replication connection.
 """
-
-_UNREADABLE = re.compile(r"pg_node_tree|pg_ndistinct|pg_dependencies|pg_mcv_list|pg_brin_\w+|gtsvector")
-"""Types of pg_catalog whose input function refuses every text."""
 
 _NEVER_TOASTED = re.compile(
     r"bool|int[248]|oid|float[48]|date|time(tz)?|timestamp(tz)?|interval|money|uuid|char|name|macaddr8?|pg_lsn|xid8?|cid"
@@ -65,15 +63,12 @@ def setup_statements() -> list[str]:
 
 def unsupported(column: Column) -> str | None:
     """Return why a column cannot be carried exactly, None when it can."""
-    if column.type_schema == "pg_catalog" and _UNREADABLE.fullmatch(column.type_name.removeprefix("_")):
-        return f"PostgreSQL reads no text as {column.type_name}"
-    return None
+    return unreadable(column)
 
 
 def unsupported_columns(schema: TableSchema) -> dict[str, str]:
     """Return the columns of a table that cannot be carried exactly, with the reason for each."""
-    reasons = {column.name: unsupported(column) for column in schema.columns}
-    return {name: reason for name, reason in reasons.items() if reason}
+    return unreadable_columns(schema)
 
 
 def expression(column: Column, value: str) -> str:

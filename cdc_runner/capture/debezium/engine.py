@@ -210,12 +210,17 @@ class DebeziumStream:
             if parts:
                 yield assemble(parts, self._settings.segment_bytes, self._decoding(parts))
 
-    def _decoding(self, parts: Sequence[Part]) -> Callable[[TableVersion, bytes], Any]:
+    def _decoding(self, parts: Sequence[Part]) -> Callable[[TableVersion, Sequence[bytes]], Any]:
         """Return what decodes the events of a batch."""
         if not self._settings.stamped:
-            return self._decoder.rows
+            return lambda version, pieces: self._decoder.rows(version, b"\n".join(pieces))
         ends = transaction_ends(mark for part in parts for mark in part.marks)
-        return lambda version, data: stamped(self._decoder.rows(version, data), data, ends)
+
+        def decode(version: TableVersion, pieces: Sequence[bytes]) -> Any:
+            data = b"\n".join(pieces)
+            return stamped(self._decoder.rows(version, data), data, ends)
+
+        return decode
 
     def acknowledge(self, position: Position) -> None:
         """See `ChangeStream.acknowledge`."""

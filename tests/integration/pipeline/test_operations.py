@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.pipelines import PipelineHarness
 
-pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.both_engines, pytest.mark.timeout(600)]
 
 BIG = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 400) i)"
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.pipelines import PipelineHarness
 
-pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.both_engines, pytest.mark.timeout(600)]
 
 
 def test_initial_load_and_every_operation_end_equal(pipeline: PipelineHarness) -> None:

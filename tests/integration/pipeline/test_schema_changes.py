@@ -7,7 +7,7 @@ import pytest
 from tests.support.pipelines import PipelineHarness
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.both_engines, pytest.mark.timeout(600)]
 
 SETUP = """
 CREATE TYPE mood AS ENUM ('sad', 'ok');

@@ -11,7 +11,7 @@ from tests.support.pipelines import PipelineHarness
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.both_engines, pytest.mark.timeout(600)]
 
 
 def test_an_idle_database_moves_its_slot_while_another_writes(pipeline: PipelineHarness) -> None:

@@ -10,7 +10,7 @@ from tests.support import type_cases
 from tests.support.pipelines import PipelineHarness
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.both_engines, pytest.mark.timeout(900)]
 
 TABLES = {type_name: f"case_{number}" for number, type_name in enumerate(type_cases.CASES)}
 STREAMED = 10_000

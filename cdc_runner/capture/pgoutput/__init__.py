@@ -1,0 +1,1 @@
+"""PostgreSQL's own logical decoding protocol (`pgoutput`), read without Java."""

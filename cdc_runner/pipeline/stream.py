@@ -62,6 +62,7 @@ class StreamRun:
         self._captured_at = time.monotonic()
         self._directory = directory
         self._acknowledged = Position(0)
+        self._sessions: list[SourceSession] = []
         alone = len(attached) == 1 and not floors
         self.appliers = [
             Applier(
@@ -71,7 +72,7 @@ class StreamRun:
                 alone=alone,
                 on_progress=self._applied,
                 on_recovery=self._restart.set,
-                present=SourceSession(spec.source, "schema").table,
+                present=self._session("schema").table,
             )
             for each in attached
         ]
@@ -114,6 +115,8 @@ class StreamRun:
             self._restart.set()
             stream.close()
             self._reporter.detach()
+            for session in self._sessions:
+                session.close()
         self._check()
         return Outcome.STOPPED if self._stopping.is_set() else Outcome.RESTART
 
@@ -123,12 +126,18 @@ class StreamRun:
         barriers = {one.snapshot for one in states} | {applier.status.position for applier in self.appliers}
         return open_stream(
             self._spec,
-            SchemaRegistry(known, SourceSession(self._spec.source, "schema").table),
+            SchemaRegistry(known, self._session("schema").table),
             sorted(self._tables.usable),
             self._directory,
             sorted(barriers),
             stamped=any(applier.destination.takes_events for applier in self.appliers),
         )
+
+    def _session(self, purpose: str) -> SourceSession:
+        """Return a session of one thread's own, closed at the end of the run."""
+        session = SourceSession(self._spec.source, purpose)
+        self._sessions.append(session)
+        return session
 
     def _known_schemas(self) -> list[TableSchema]:
         """Return the schemas where the stream begins: those of the destination that is furthest behind."""

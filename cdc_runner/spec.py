@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
+from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId
 
 
@@ -26,6 +27,51 @@ class PostgresAddress:
     sslrootcert: str | None = None
     sslcert: str | None = None
     sslkey: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SnowflakeAddress:
+    """How to reach a Snowflake account, and how to write there. Secrets never show in a repr.
+
+    Attributes:
+        account: `ORGANISATION-ACCOUNT`, or a locator.
+        user: whose public key is the private key's.
+        private_key: PKCS#8 as PEM, encrypted or not.
+        database: of the targets, as stored.
+        schema: of the targets, as stored.
+        private_key_passphrase: of an encrypted key.
+        role: None takes the user's default role.
+        warehouse: runs statements and, unless tasks are serverless, merges; None takes the user's default.
+        landing_database: of the landing tables; None is that of the targets.
+        landing_schema: likewise.
+        host: URL or host name in place of the account's own, for private links.
+        identifiers: `upper` folds names as Snowflake does with unquoted ones, `keep` keeps the source's case.
+        merge_seconds: time between two merges of a table.
+        merge_warehouse: runs the merges; `serverless` leaves it to Snowflake, None takes `warehouse`.
+        deletes: `hard`, or `soft` to mark rows as deleted.
+        landing_hours: how long merged rows stay in landing tables.
+        pipe_suffix: what a landing table's pipe is called, after the table's name.
+        compression: `zstd` or `gzip`.
+    """
+
+    account: str
+    user: str
+    private_key: SecretStr
+    database: str
+    schema: str
+    private_key_passphrase: SecretStr | None = None
+    role: str | None = None
+    warehouse: str | None = None
+    landing_database: str | None = None
+    landing_schema: str | None = None
+    host: str | None = None
+    identifiers: str = "upper"
+    merge_seconds: int = 60
+    merge_warehouse: str | None = None
+    deletes: str = "hard"
+    landing_hours: int = 0
+    pipe_suffix: str = "-STREAMING"
+    compression: str = "zstd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +111,7 @@ class DestinationSpec:
         destination_id: id of the `destinations` row.
         name: the destination's name.
         type: `postgres` or `snowflake`.
-        address: where to write, for `postgres`.
+        place: where to write.
         schema: the one target schema; None keeps the source's schema names.
         syncs: explicit table syncs; empty means every table of the source.
     """
@@ -74,9 +120,35 @@ class DestinationSpec:
     destination_id: int
     name: str
     type: str
-    address: PostgresAddress
+    place: PostgresAddress | SnowflakeAddress
     schema: str | None
     syncs: tuple[TableSync, ...] = ()
+
+    @property
+    def address(self) -> PostgresAddress:
+        """The PostgreSQL database.
+
+        Raises:
+            RosettaError: CONFIG_INVALID for a destination of another type.
+        """
+        if not isinstance(self.place, PostgresAddress):
+            raise RosettaError(
+                ErrorKind.CONFIG_INVALID, f"destination {self.name} is of type {self.type}, not a PostgreSQL database"
+            )
+        return self.place
+
+    @property
+    def snowflake(self) -> SnowflakeAddress:
+        """The Snowflake account.
+
+        Raises:
+            RosettaError: CONFIG_INVALID for a destination of another type.
+        """
+        if not isinstance(self.place, SnowflakeAddress):
+            raise RosettaError(
+                ErrorKind.CONFIG_INVALID, f"destination {self.name} is of type {self.type}, not a Snowflake account"
+            )
+        return self.place
 
 
 @dataclass(frozen=True, slots=True)

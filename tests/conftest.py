@@ -2,4 +2,11 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.support.servers", "tests.support.proxy", "tests.support.pipelines"]
+pytest_plugins = [
+    "tests.support.servers",
+    "tests.support.proxy",
+    "tests.support.pipelines",
+    "tests.support.snowflake_server",
+    "tests.support.snowflake_pipeline",
+    "tests.support.snowduck",
+]

@@ -153,6 +153,14 @@ class SnowflakeDestinationEntry(_Strict):
     schema_name: Text = Field(alias="schema")
     landing_database: Text | None = None
     landing_schema: Text | None = None
+    host: Text | None = None
+    identifiers: Literal["upper", "keep"] = "upper"
+    merge_seconds: Annotated[int, Field(ge=10, le=86_400)] = 60
+    merge_warehouse: Text | None = None
+    deletes: Literal["hard", "soft"] = "hard"
+    landing_hours: Annotated[int, Field(ge=0, le=8_760)] = 0
+    pipe_suffix: str = "-STREAMING"
+    compression: Literal["zstd", "gzip"] = "zstd"
 
 
 DestinationEntry = Annotated[PostgresDestinationEntry | SnowflakeDestinationEntry, Field(discriminator="type")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import dataclasses
+from typing import Any, Literal
 
 from pydantic import SecretStr
 from sqlalchemy import func, select
@@ -14,7 +15,7 @@ from cdc_runner.catalog.leases import current_holder
 from cdc_runner.catalog.models import Destination, Pipeline, PipelineDestination, PipelineMetadata, Source
 from cdc_runner.catalog.settings import pipeline_settings
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.spec import DestinationSpec, PipelineSpec, PostgresAddress, SourceSpec, TableSync
+from cdc_runner.spec import DestinationSpec, PipelineSpec, PostgresAddress, SnowflakeAddress, SourceSpec, TableSync
 
 DesiredStatus = Literal["START", "PAUSE", "REFRESH"]
 
@@ -77,6 +78,31 @@ def destination_address(destination: Destination, keyring: Keyring) -> PostgresA
     )
 
 
+def snowflake_address(destination: Destination, keyring: Keyring) -> SnowflakeAddress:
+    """Return how to reach a Snowflake destination.
+
+    Raises:
+        RosettaError: CREDENTIAL_UNREADABLE, or CONFIG_INVALID for another type.
+    """
+    if destination.type != "snowflake":
+        raise RosettaError(ErrorKind.CONFIG_INVALID, f"destination {destination.name} is not a Snowflake account")
+    secrets = {
+        name: keyring.decrypt(stored, destination_place(destination.id, name))
+        for name, stored in destination.secrets.items()
+    }
+    if "private_key" not in secrets:
+        raise RosettaError(ErrorKind.CREDENTIAL_UNREADABLE, f"destination {destination.name} has no private_key stored")
+    known = {field.name for field in dataclasses.fields(SnowflakeAddress)}
+    options: dict[str, Any] = {name: value for name, value in destination.config.items() if name in known}
+    return SnowflakeAddress(**(options | secrets))
+
+
+def _place(destination: Destination, keyring: Keyring) -> PostgresAddress | SnowflakeAddress:
+    if destination.type == "snowflake":
+        return snowflake_address(destination, keyring)
+    return destination_address(destination, keyring)
+
+
 def source_spec(source: Source, keyring: Keyring) -> SourceSpec:
     """Return a source as the engine reads it."""
     return SourceSpec(
@@ -99,7 +125,7 @@ def destination_spec(row: PipelineDestination, keyring: Keyring) -> DestinationS
         destination_id=destination.id,
         name=destination.name,
         type=destination.type,
-        address=destination_address(destination, keyring),
+        place=_place(destination, keyring),
         schema=destination.config.get("schema"),
         syncs=tuple(TableSync(id=sync.id, table=sync.table_name, target=sync.table_name_target) for sync in declared),
     )

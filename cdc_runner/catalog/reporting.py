@@ -161,6 +161,14 @@ def report_table_state(
     return identifier
 
 
+def report_objects(session: Session, pipeline_destination_id: int, sync: ResolvedSync, makes: Iterable[str]) -> None:
+    """Store what there is of a target at its destination (see `Destination.makes`)."""
+    identifier = _resolved_rows(session, pipeline_destination_id, {sync: 0})[sync]
+    there = set(makes)
+    flags = {f"is_exists_{one}": one in there for one in ("table_destination", "table_landing", "stream", "task")}
+    session.execute(update(TableSync).where(TableSync.id == identifier).values(**flags))
+
+
 def forget_tables(session: Session, pipeline_destination_id: int, keep: Iterable[ResolvedSync]) -> None:
     """Remove the rows of tables that the destination does not take any more."""
     kept = {(sync.source.schema, sync.source.name, sync.target.schema, sync.target.name) for sync in keep}

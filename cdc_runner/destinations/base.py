@@ -109,6 +109,8 @@ class Destination(Protocol):
     name: str
     takes_events: bool
     """Whether `apply` is to be given every event with its position (`NetKind.EVENTS`) in place of net changes."""
+    makes: frozenset[str]
+    """What there is of a prepared target, of `table_destination`, `table_landing`, `stream` and `task`."""
 
     # -- session and memory ------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import psycopg2.extensions
 
 from cdc_runner.destinations.base import Destination, RowFetcher, SchemaListener
 from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.spec import DestinationSpec, PipelineSettings
 
@@ -42,6 +43,7 @@ class DestinationType(Protocol):
 
 TYPES: Mapping[str, DestinationType] = {
     "postgres": PostgresDestination,
+    "snowflake": SnowflakeDestination,
 }
 
 

@@ -16,6 +16,7 @@ from cdc_runner.catalog.pipelines import load_pipeline
 from cdc_runner.catalog.repositories import get_pipeline, list_pipelines
 from cdc_runner.doctor.destination import check_destination, system_identity
 from cdc_runner.doctor.finding import Findings, Report
+from cdc_runner.doctor.snowflake import check_snowflake
 from cdc_runner.doctor.source import check_server, guarded, open_source
 from cdc_runner.doctor.source_tables import check_tables
 from cdc_runner.errors import RosettaError
@@ -130,4 +131,7 @@ def _examine_destination(
     except RosettaError as error:
         found.failure("tables", error)
         syncs = []
-    check_destination(destination, spec.source.address, identity, syncs, tables.usable, found)
+    if destination.type == "snowflake":
+        check_snowflake(destination, spec.name, syncs, tables.usable, found)
+    else:
+        check_destination(destination, spec.source.address, identity, syncs, tables.usable, found)

@@ -216,6 +216,7 @@ class PipelineRun:
             for each in attached:
                 for sync in each.syncs:
                     self._reporter.table(each.pipeline_destination_id, sync, "STREAMING", None, None)
+                    self._reporter.objects(each.pipeline_destination_id, sync, each.destination.makes)
             run = StreamRun(
                 self._spec,
                 self._source,

@@ -92,6 +92,10 @@ class Reporter:
             )
         )
 
+    def objects(self, pipeline_destination_id: int, sync: ResolvedSync, makes: frozenset[str]) -> None:
+        """Report what there is of a target at its destination."""
+        self.later(lambda session: reporting.report_objects(session, pipeline_destination_id, sync, makes))
+
     def excluded(self, pipeline_destination_id: int, table: TableId, reason: str) -> None:
         """Report a table that is left out."""
         sync = ResolvedSync(None, table, table)

@@ -9,11 +9,12 @@ from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.models import Destination
-from cdc_runner.catalog.pipelines import destination_address
+from cdc_runner.catalog.pipelines import destination_address, snowflake_address
 from cdc_runner.catalog.repositories import get_destination, list_destinations, lock_configuration
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.services.removal import Removal
 from cdc_runner.services.source import check_address
+from cdc_runner.spec import SnowflakeAddress
 
 
 def describe_destinations(session: Session) -> list[dict[str, Any]]:
@@ -46,15 +47,39 @@ def check_destination(session: Session, name: str, keyring: Keyring | None = Non
     """Connect to a destination and return what was found; the result is stored as its last check.
 
     Raises:
-        RosettaError: NOT_FOUND, CREDENTIAL_*, or CONFIG_INVALID for a type that cannot be tested yet.
+        RosettaError: NOT_FOUND, CREDENTIAL_*.
     """
     destination = get_destination(session, name)
-    address = destination_address(destination, keyring or Keyring.from_environment())
-    result = check_address(address, "destination")
+    keys = keyring or Keyring.from_environment()
+    if destination.type == "snowflake":
+        result = _check_snowflake(snowflake_address(destination, keys))
+    else:
+        result = check_address(destination_address(destination, keys), "destination")
     destination.last_checked_at = func.now()
     destination.last_error = result["error"]
     session.flush()
     return {"name": name, **result}
+
+
+def _check_snowflake(address: SnowflakeAddress) -> dict[str, Any]:
+    """Ask an account for its version, in the form of `check_address`."""
+    from cdc_runner.destinations.snowflake.administration import service_version
+
+    result: dict[str, Any] = {
+        "ok": False,
+        "address": f"{address.account}/{address.database} as {address.user}",
+        "server_version": None,
+        "server_version_number": None,
+        "encrypted": True,
+        "error": None,
+        "solution": None,
+    }
+    try:
+        result["server_version"] = service_version(address)
+        result["ok"] = True
+    except RosettaError as error:
+        result["error"], result["solution"] = error.message, error.policy.solution
+    return result
 
 
 def remove_destination(session: Session, name: str) -> Removal:

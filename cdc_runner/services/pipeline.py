@@ -16,6 +16,7 @@ from cdc_runner.catalog.pipelines import (
     load_pipeline,
     refuse_when_running,
     set_status,
+    snowflake_address,
     source_address,
 )
 from cdc_runner.catalog.repositories import get_pipeline, list_pipelines, lock_configuration
@@ -130,7 +131,8 @@ def remove_pipeline(session: Session, name: str, keyring: Keyring | None = None,
 def forget_at_destination(name: str, destination: Destination, keyring: Keyring | None, result: Removal) -> None:
     """Remove a pipeline's positions from a destination, as a new pipeline of the same name would go on from them."""
     result.kept.append(f"target tables in destination {destination.name}")
-    if destination.type != "postgres":
+    if destination.type == "snowflake":
+        _forget_at_snowflake(name, destination, keyring, result)
         return
     try:
         address = destination_address(destination, keyring or Keyring.from_environment())
@@ -148,6 +150,24 @@ def forget_at_destination(name: str, destination: Destination, keyring: Keyring 
                 f"DELETE FROM _rosetta.{table} WHERE pipeline = {quote_literal(name)};"
                 for table in ("load_chunk", "table_state", "stream_position")
             )
+        )
+
+
+def _forget_at_snowflake(name: str, destination: Destination, keyring: Keyring | None, result: Removal) -> None:
+    from cdc_runner.destinations.snowflake.administration import forget_pipeline as forget_snowflake
+
+    where = f"in destination {destination.name}"
+    try:
+        address = snowflake_address(destination, keyring or Keyring.from_environment())
+        dropped = forget_snowflake(address, name, destination.name)
+        result.removed += [f"{one} {where}" for one in dropped]
+        result.removed.append(f"positions of pipeline {name} {where}")
+    except RosettaError as error:
+        result.left_over.append(
+            f"landing tables, streams and tasks of pipeline {name} {where} ({error.message}): DROP TASK, DROP STREAM "
+            "and DROP TABLE of those whose names begin with ROSETTA_MERGE_, ROSETTA_STREAM_ and LANDING_; "
+            "DELETE FROM ROSETTA_TABLE and ROSETTA_PIPELINE where PIPELINE is "
+            + quote_literal(f"{name}/{destination.name}")
         )
 
 

@@ -61,6 +61,8 @@ class PipelineHarness:
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     pipeline_id: int = 0
+    lakes: dict[str, dict[str, object]] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
     _readers: dict[str, psycopg2.extensions.connection] = field(default_factory=dict, repr=False)
 
     def configure(
@@ -79,7 +81,7 @@ class PipelineHarness:
             "CREDENTIAL_ENCRYPTION_KEY": key,
             "ROSETTA_HOME": str(self.home),
         }
-        passwords = {"SOURCE_PASSWORD": self.source.server.password}
+        passwords = {"SOURCE_PASSWORD": self.source.server.password, **self.secrets}
         slot = f"rosetta_{secrets.token_hex(4)}"
         content: dict[str, object] = {
             "sources": {
@@ -109,6 +111,9 @@ class PipelineHarness:
             if syncs:
                 one["tables"] = syncs
             content["pipelines"]["shop"]["destinations"].append(one)  # type: ignore[index]
+        for name, lake in self.lakes.items():
+            content["destinations"][name] = lake  # type: ignore[index]
+            content["pipelines"]["shop"]["destinations"].append({"destination": name})  # type: ignore[index]
         engine = open_catalog(self.config.url())
         apply_migrations(engine)
         file = parse_configuration(yaml.safe_dump(content))

@@ -36,6 +36,7 @@ class PostgresDestination:
     """See `cdc_runner.destinations.base.Destination`. `apply` is atomic with its position."""
 
     takes_events = False
+    makes = frozenset({"table_destination"})
 
     def __init__(
         self,

@@ -324,7 +324,7 @@ def test_a_wrong_key_stops_a_start(run: Run, file: Path, monkeypatch: pytest.Mon
     assert run("pipeline", "show", "daily", "--json").json["status"] == "PAUSE"
 
 
-def test_a_snowflake_pipeline_is_stored_but_not_started(run: Run, tmp_path: Path, file: Path):
+def test_a_snowflake_pipeline_is_stored_and_its_key_is_checked(run: Run, tmp_path: Path, file: Path):
     (tmp_path / "key.p8").write_text("canary-key")
     file.write_text(
         file.read_text().replace(
@@ -334,8 +334,10 @@ def test_a_snowflake_pipeline_is_stored_but_not_started(run: Run, tmp_path: Path
         ).replace("[{destination: warehouse}]", "[{destination: lake}]")
     )  # fmt: skip
     assert run("apply", str(file)).code == 0
-    result = run("pipeline", "start", "daily")
-    assert (result.code, "lake is of type snowflake" in result.err) == (2, True)
+    assert run("pipeline", "start", "daily").code == 0
+    result = run("destination", "test", "lake")
+    assert (result.code, "private_key is not a PEM private key" in result.out + result.err) == (1, True)
+    assert "canary" not in result.out + result.err
 
 
 def test_debug_shows_the_traceback(

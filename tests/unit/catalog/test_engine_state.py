@@ -8,6 +8,7 @@ import threading
 
 import psycopg2
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Engine, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
@@ -29,7 +30,7 @@ from cdc_runner.catalog.models import (
     StreamOffset,
     TableSync,
 )
-from cdc_runner.catalog.pipelines import load_pipeline, set_status
+from cdc_runner.catalog.pipelines import destination_place, load_pipeline, set_status
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.spec import PipelineSettings, ResolvedSync
@@ -69,13 +70,24 @@ def test_a_wrong_key_stops_the_load(session: Session, pipeline_id: int):
     assert caught.value.kind is ErrorKind.CREDENTIAL_UNREADABLE
 
 
-def test_a_snowflake_destination_is_refused_by_name(session: Session, pipeline_id: int, keyring: Keyring):
-    lake = Destination(name="lake", type="snowflake", config={"account": "A"})
+def test_a_snowflake_destination_has_an_account_in_place_of_a_database(
+    session: Session, pipeline_id: int, keyring: Keyring
+):
+    config = {"account": "A", "user": "U", "database": "D", "schema": "S", "merge_seconds": 30}
+    lake = Destination(name="lake", type="snowflake", config=config)
     session.add(PipelineDestination(pipeline_id=pipeline_id, destination=lake))
     session.flush()
-    session.expire_all()
-    with pytest.raises(RosettaError, match="lake is of type snowflake"):
+    with pytest.raises(RosettaError, match="lake has no private_key"):
         load_pipeline(session, pipeline_id, keyring)
+    place = destination_place(lake.id, "private_key")
+    lake.secrets = {"private_key": keyring.encrypt(SecretStr("canary-key"), place)}
+    session.flush()
+    session.expire_all()
+    (spec,) = (one for one in load_pipeline(session, pipeline_id, keyring).destinations if one.name == "lake")
+    assert (spec.snowflake.account, spec.snowflake.merge_seconds, spec.schema) == ("A", 30, "S")
+    assert "canary" not in repr(spec)
+    with pytest.raises(RosettaError, match="not a PostgreSQL database"):
+        _ = spec.address
 
 
 def test_a_missing_pipeline_is_named(session: Session, keyring: Keyring):

@@ -1,0 +1,185 @@
+"""What Rosetta keeps at Snowflake: epoch and start of each pipeline, and the state of each target table.
+
+The position of the stream is not here: it is the offset token of a channel of its own (`ROSETTA_POSITION`), which costs
+no warehouse. These tables are read at a start and written when a table is loaded, changed or merged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+
+from cdc_runner.destinations.base import TableState
+from cdc_runner.destinations.snowflake.naming import Naming, ObjectName
+from cdc_runner.destinations.snowflake.sql import SqlSession, literal
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.position import Position
+from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
+from cdc_runner.spec import ResolvedSync
+
+PIPELINE = "PIPELINE"
+TABLE = "TABLE"
+POSITION = "POSITION"
+
+
+class StateStore:
+    """State of one pipeline in one destination. `take_over` fences those who took over before."""
+
+    def __init__(self, sql: SqlSession, naming: Naming, writer: str) -> None:
+        """Args:
+        sql: runs statements.
+        naming: names of the state tables.
+        writer: identifies pipeline and destination.
+        """
+        self._sql = sql
+        self._pipeline = naming.state(PIPELINE)
+        self.table = naming.state(TABLE)
+        self._position = naming.state(POSITION)
+        self._writer = writer
+        self._holder = uuid.uuid4().hex
+
+    # -- pipelines ---------------------------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the state tables unless they are there."""
+        definitions = {
+            self._pipeline: "PIPELINE VARCHAR, HOLDER VARCHAR, POSITION VARCHAR",
+            self.table: "PIPELINE VARCHAR, TARGET_SCHEMA VARCHAR, TARGET_TABLE VARCHAR, SOURCE_SCHEMA VARCHAR, "
+            "SOURCE_TABLE VARCHAR, SYNC_SCHEMA VARCHAR, SYNC_TABLE VARCHAR, READY BOOLEAN, SNAPSHOT VARCHAR, "
+            "DEFINITION VARCHAR, MERGED VARCHAR, BOUND VARCHAR, LOW VARCHAR",
+            self._position: "PIPELINE VARCHAR, POSITION VARCHAR, COMMITTED_AT VARCHAR",
+        }
+        for table, columns in definitions.items():
+            self._sql.run(f"CREATE TABLE IF NOT EXISTS {table.quoted} ({columns})", f"create {table.name}")
+
+    def take_over(self) -> Position | None:
+        """Become the one who writes for the pipeline, and return where its stream was last begun."""
+        table, writer = self._pipeline.quoted, literal(self._writer)
+        self._sql.run(
+            f"INSERT INTO {table} (PIPELINE) SELECT {writer} WHERE NOT EXISTS "
+            f"(SELECT 1 FROM {table} WHERE PIPELINE = {writer})",
+            "note the pipeline",
+        )
+        self._holder = uuid.uuid4().hex
+        self._sql.run(
+            f"UPDATE {table} SET HOLDER = {literal(self._holder)} WHERE PIPELINE = {writer}", "take the pipeline over"
+        )
+        found = self._sql.run(f"SELECT MAX(POSITION) FROM {table} WHERE PIPELINE = {writer}", "read the position").value
+        return Position.parse(found) if found else None
+
+    def check_holder(self) -> None:
+        """Make sure that nobody took over since.
+
+        Raises:
+            RosettaError: FENCED.
+        """
+        holder = self._sql.run(
+            f"SELECT HOLDER FROM {self._pipeline.quoted} WHERE PIPELINE = {literal(self._writer)}", "read the holder"
+        ).value
+        if holder != self._holder:
+            raise RosettaError(ErrorKind.FENCED, f"{self._writer}: another runner writes to this destination now")
+
+    def start_at(self, position: Position | None) -> None:
+        """Store where a new stream begins; None for never."""
+        self.check_holder()
+        value = literal(None if position is None else str(position))
+        where = f"PIPELINE = {literal(self._writer)}"
+        self._sql.run(f"UPDATE {self._pipeline.quoted} SET POSITION = {value} WHERE {where}", "store the position")
+
+    # -- tables ------------------------------------------------------------------------------------------------------
+
+    def tables(self) -> list[TableState]:
+        """Return the states of the pipeline's tables."""
+        found = self._sql.run(
+            "SELECT SOURCE_SCHEMA, SOURCE_TABLE, SYNC_SCHEMA, SYNC_TABLE, READY, SNAPSHOT, DEFINITION "
+            f"FROM {self.table.quoted} WHERE PIPELINE = {literal(self._writer)} ORDER BY 3, 4",
+            "read the table states",
+        )
+        return [
+            TableState(
+                sync=ResolvedSync(None, TableId(str(row[0]), str(row[1])), TableId(str(row[2]), str(row[3]))),
+                ready=str(row[4]).lower() in ("true", "1"),
+                snapshot=Position.parse(str(row[5])),
+                schema=schema_from_json(str(row[6])),
+            )
+            for row in found.rows
+        ]
+
+    def write(self, state: TableState, target: ObjectName) -> None:
+        """Store a table's state; how far it was merged is kept."""
+        self.check_holder()
+        sync, where = state.sync, self._where(target)
+        values = {
+            "SOURCE_SCHEMA": literal(sync.source.schema),
+            "SOURCE_TABLE": literal(sync.source.name),
+            "SYNC_SCHEMA": literal(sync.target.schema),
+            "SYNC_TABLE": literal(sync.target.name),
+            "READY": "TRUE" if state.ready else "FALSE",
+            "SNAPSHOT": literal(str(state.snapshot)),
+            "DEFINITION": literal(schema_to_json(state.schema)),
+        }
+        table = self.table.quoted
+        keys = (literal(self._writer), literal(target.schema), literal(target.name))
+        self._sql.run(
+            f"INSERT INTO {table} (PIPELINE, TARGET_SCHEMA, TARGET_TABLE, MERGED, BOUND, LOW) "
+            f"SELECT {', '.join(keys)}, '', '', '' WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {where})",
+            "note a table",
+        )
+        settings = ", ".join(f"{name} = {value}" for name, value in values.items())
+        self._sql.run(f"UPDATE {table} SET {settings} WHERE {where}", "store a table state")
+
+    def mark_ready(self, target: ObjectName, ready: bool) -> None:
+        """Store whether a table is loaded completely."""
+        self.check_holder()
+        word = "TRUE" if ready else "FALSE"
+        self._sql.run(f"UPDATE {self.table.quoted} SET READY = {word} WHERE {self._where(target)}", "mark a table")
+
+    def forget_merges(self) -> None:
+        """Have every table loaded anew and merged from the start: positions may begin lower than before."""
+        self.check_holder()
+        self._sql.run(
+            f"UPDATE {self.table.quoted} SET READY = FALSE, MERGED = '', BOUND = '', LOW = '' "
+            f"WHERE PIPELINE = {literal(self._writer)}",
+            "reset the table states",
+        )
+
+    def merged(self, target: ObjectName) -> str:
+        """Return the position up to which a table was merged; empty before the first merge."""
+        return (
+            self._sql.run(
+                f"SELECT MERGED FROM {self.table.quoted} WHERE {self._where(target)}", "read a merge position"
+            ).value
+            or ""
+        )
+
+    def forget(self) -> None:
+        """Remove everything that is kept for the pipeline."""
+        for table in (self.table, self._pipeline):
+            self._sql.run(f"DELETE FROM {table.quoted} WHERE PIPELINE = {literal(self._writer)}", "forget the pipeline")
+
+    def _where(self, target: ObjectName) -> str:
+        return (
+            f"PIPELINE = {literal(self._writer)} AND TARGET_SCHEMA = {literal(target.schema)} "
+            f"AND TARGET_TABLE = {literal(target.name)}"
+        )
+
+
+def schema_to_json(schema: TableSchema) -> str:
+    """Return a table schema as JSON."""
+    return json.dumps(dataclasses.asdict(schema), separators=(",", ":"))
+
+
+def schema_from_json(text: str) -> TableSchema:
+    """Return the table schema of its JSON."""
+    value = json.loads(text)
+    return TableSchema(
+        table=TableId(**value["table"]),
+        columns=tuple(Column(**column) for column in value["columns"]),
+        key=tuple(value["key"]),
+        primary_key=tuple(value["primary_key"]),
+        replica_identity=ReplicaIdentity(value["replica_identity"]),
+        partitioned=value["partitioned"],
+        oid=value.get("oid", 0),
+        filenode=value.get("filenode", 0),
+    )

@@ -1,0 +1,71 @@
+"""The whole path into the independent stand-in."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from tests.integration.snowflake.test_snowflake_pipeline import SETUP
+from tests.support.servers import Database
+from tests.support.snowduck import Snowduck
+from tests.support.snowflake_pipeline import SnowflakePipeline, lake
+from tests.support.snowflake_server import private_key
+
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+class DuckPipeline(SnowflakePipeline):
+    """A pipeline whose destination is snowduck."""
+
+    duck: Snowduck
+    forms: ClassVar[dict[str, str]] = {"BINARY": "HEX_ENCODE({})"}
+
+    def reached(self) -> int:
+        rows = self.duck.query('SELECT MAX("POSITION") FROM "ANALYTICS"."SHOP"."ROSETTA_POSITION"')
+        return int(str(rows[0][0]).partition("/")[0], 16) if rows and rows[0][0] else 0
+
+
+@pytest.fixture
+def duck_pipeline(config_database: Database, source_database: Database, snowduck: Snowduck) -> Iterator[DuckPipeline]:
+    with tempfile.TemporaryDirectory(prefix="rosetta-pipeline-") as home:
+        harness = DuckPipeline(config_database, source_database, {}, Path(home))
+        harness.duck = snowduck
+        entry = lake(snowduck.url) | {"pipe_suffix": "", "compression": "gzip"}
+        del entry["private_key_passphrase"]
+        harness.lakes["lake"] = entry
+        harness.secrets = {"LAKE_KEY": private_key()}
+        try:
+            yield harness
+        finally:
+            harness.close()
+
+
+def test_the_independent_stand_in_ends_equal(duck_pipeline: DuckPipeline) -> None:
+    """Load, changes, deletes, truncate, a schema change and a kill; the test runs the tasks' statements."""
+    pipeline, source = duck_pipeline, duck_pipeline.source
+    source.execute(SETUP)
+    source.execute("DELETE FROM item WHERE id > 300")  # it inserts row by row
+    pipeline.configure(settings={"heartbeat_seconds": 1})
+    pipeline.start()
+    pipeline.wait_landed()
+    source.execute("UPDATE item SET price = price + 1 WHERE id % 2 = 0; DELETE FROM item WHERE id % 5 = 0")
+    source.execute(
+        "DELETE FROM log WHERE line = 'line 3'; INSERT INTO log SELECT 1, 'line 1' FROM generate_series(1, 3)"
+    )
+    source.execute("TRUNCATE emptied; INSERT INTO emptied VALUES (1, 2, 'after')")
+    source.execute("UPDATE toast SET n = 1 WHERE id < 10; UPDATE toast SET id = id + 100 WHERE id IN (3, 4)")
+    pipeline.kill()
+    pipeline.start()
+    pipeline.wait_landed()
+    pipeline.duck.run_tasks()
+    pipeline.assert_same(pipeline.duck.query)
+    source.execute("ALTER TABLE emptied ADD d int DEFAULT 5; INSERT INTO emptied VALUES (7, 7, 'with', 8)")
+    source.execute("ALTER TABLE emptied RENAME c TO named; UPDATE emptied SET named = 'n' WHERE a = 7")
+    pipeline.wait_landed()
+    pipeline.duck.run_tasks()
+    pipeline.assert_same(pipeline.duck.query)
+    assert not pipeline.duck.failed

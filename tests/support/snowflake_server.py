@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -24,10 +23,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow as pa
 import pytest
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 
 from cdc_runner.destinations.snowflake.auth import fingerprint
+from tests.support.snowflake_key import private_key, user_key
 from tests.support.snowflake_sql import SnowflakeSql, SqlError
 
 ACCOUNT, USER, DATABASE = "ACME-EU1", "ROSETTA", "ANALYTICS"
@@ -67,7 +67,7 @@ class SnowflakeServer:
     """The stand-in; `url` is the account's URL. Faults are given one by one (`fail`) or at random (`chaos`)."""
 
     def __init__(self) -> None:
-        self.key = _key()
+        self.key = user_key()
         self.sql = SnowflakeSql(DATABASE)
         self.channels: dict[tuple[str, str], Channel] = {}
         self.violations: list[str] = []
@@ -381,19 +381,6 @@ class SnowflakeServer:
             "rows_parsed": channel.inserted + channel.errors,
             "rows_error_count": channel.errors,
         }
-
-
-@cache
-def _key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-def private_key(passphrase: str | None = None) -> str:
-    """The key of the tests' user, as PKCS#8 in PEM."""
-    how: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase:
-        how = serialization.BestAvailableEncryption(passphrase.encode())
-    return _key().private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how).decode()
 
 
 def _decode(part: str) -> bytes:

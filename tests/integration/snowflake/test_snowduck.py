@@ -12,8 +12,8 @@ import pytest
 from tests.integration.snowflake.test_snowflake_pipeline import SETUP
 from tests.support.servers import Database
 from tests.support.snowduck import Snowduck
+from tests.support.snowflake_key import private_key
 from tests.support.snowflake_pipeline import SnowflakePipeline, lake
-from tests.support.snowflake_server import private_key
 
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.slow, pytest.mark.timeout(1800)]
 

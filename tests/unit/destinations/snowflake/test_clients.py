@@ -29,7 +29,8 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column
 from cdc_runner.spec import SnowflakeAddress
 from tests.support.snowflake_events import ITEM, address_of, events
-from tests.support.snowflake_server import SnowflakeServer, private_key
+from tests.support.snowflake_key import private_key
+from tests.support.snowflake_server import SnowflakeServer
 
 
 def test_keys_are_read_encrypted_or_not_and_never_shown():

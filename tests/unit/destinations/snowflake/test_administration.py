@@ -1,0 +1,103 @@
+"""The doctor's findings, removal, and statements of monitors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from pydantic import SecretStr
+
+from cdc_runner.destinations.snowflake.administration import forget_pipeline, run_once, service_version
+from cdc_runner.doctor.finding import Findings
+from cdc_runner.doctor.snowflake import check_snowflake
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.schema import Column
+from cdc_runner.spec import DestinationSpec, SnowflakeAddress
+from tests.support.snowflake_events import ITEM, LOG, address_of, apply, destination_of, events, ready, sync_of, table
+from tests.support.snowflake_key import private_key
+from tests.support.snowflake_server import SnowflakeServer
+
+
+def examined(address: SnowflakeAddress, *schemas) -> Findings:
+    found = Findings("destination lake")
+    spec = DestinationSpec(1, 1, "lake", "snowflake", address, "SHOP")
+    syncs = [sync_of(one) for one in schemas]
+    check_snowflake(spec, "shop", syncs, {one.table: one for one in schemas}, found)
+    return found
+
+
+def levels(found: Findings) -> dict[str, str]:
+    return {one.check: one.level for one in found.items}
+
+
+def test_the_doctor_says_what_is_missing(snowflake: SnowflakeServer):
+    twins = table(Column("a", "int", "int4"), Column("A", "numeric", "numeric"), key=("a",), name="twins")
+    number = table(Column("id", "int", "int4"), Column("n", "numeric", "numeric"), name="number")
+    snowflake.sql.query('CREATE SCHEMA "ANALYTICS"."SHOP"')
+    snowflake.sql.query('CREATE TABLE "ANALYTICS"."SHOP"."ITEM" (a int)')
+    found = examined(address_of(snowflake), ITEM, twins, number)
+    assert levels(found) == {
+        "private_key": "ok",
+        "connection": "ok",
+        "warehouse": "error",
+        "streaming": "ok",
+        "schema": "ok",
+        "target": "warning",
+        "columns": "error",
+        "numbers_as_text": "warning",
+        "target_tables": "ok",
+    }
+    assert "SHA256:" in found.items[0].what
+    missing = examined(address_of(snowflake, warehouse="WH", landing_schema="ELSEWHERE"), LOG)
+    assert [one.level for one in missing.items if one.check == "schema"] == ["warning", "ok"]
+
+
+def test_the_doctor_names_a_key_that_the_account_does_not_take(snowflake: SnowflakeServer):
+    stranger = dataclasses.replace(address_of(snowflake), user="SOMEBODY")
+    found = examined(stranger, ITEM)
+    assert levels(found) == {"private_key": "ok", "connection": "error"}
+    assert "RSA_PUBLIC_KEY_FP" in found.items[-1].solution
+    broken = dataclasses.replace(address_of(snowflake), private_key=SecretStr("canary"))
+    assert levels(examined(broken, ITEM)) == {"private_key": "error"}
+
+
+def test_a_removed_pipeline_leaves_its_targets(snowflake: SnowflakeServer):
+    assert forget_pipeline(address_of(snowflake), "shop", "lake") == []
+    made = destination_of(snowflake)
+    made.open()
+    ready(made, ITEM, LOG)
+    apply(made, 10, events(ITEM, 10, [("u", None, "1", "a", "1.00")]))
+    snowflake.sql.run_tasks()
+    made.close()
+    dropped = forget_pipeline(address_of(snowflake), "shop", "lake")
+    assert {"LANDING_ITEM", "ROSETTA_MERGE_LOG", "ROSETTA_STREAM_LOG"} <= set(dropped)
+    left = {name for (name,) in snowflake.sql.query("SELECT table_name FROM duckdb_tables()")}
+    assert left == {"ITEM", "LOG", "ROSETTA_PIPELINE", "ROSETTA_TABLE", "ROSETTA_POSITION"}
+    assert snowflake.sql.query('SELECT * FROM "ANALYTICS"."SHOP"."ITEM"') != []
+    assert not snowflake.sql.tasks and not snowflake.channels
+    again = destination_of(snowflake)
+    again.open()
+    assert again.position() is None and again.table_states() == []
+    again.close()
+
+
+def test_a_reset_loads_everything_anew(snowflake: SnowflakeServer):
+    made = destination_of(snowflake)
+    made.open()
+    ready(made, ITEM)
+    apply(made, 10, events(ITEM, 10, [("u", None, "1", "a", "1.00")]))
+    made.reset()
+    assert made.position() is None
+    assert [one.ready for one in made.table_states()] == [False]
+    assert snowflake.sql.query('SELECT count(*) FROM "ANALYTICS"."SHOP"."LANDING_ITEM"') == [(0,)]
+    made.close()
+
+
+def test_statements_of_monitors(snowflake: SnowflakeServer):
+    address = address_of(snowflake)
+    assert service_version(address) == "9.99.9"
+    assert run_once(address, "SELECT TO_VARCHAR(1.5)") == [["1.5"]]
+    wrong = SnowflakeAddress("OTHER", "ROSETTA", SecretStr(private_key()), "ANALYTICS", "S", host=snowflake.url)
+    with pytest.raises(RosettaError) as caught:
+        service_version(wrong)
+    assert caught.value.kind is ErrorKind.DESTINATION_AUTHENTICATION

@@ -18,10 +18,10 @@ from cdc_runner.schema import quote_literal
 class Subscription:
     """A subscription, with its publication."""
 
-    def __init__(self, source: Database, target: Database, tables: Sequence[str]) -> None:
+    def __init__(self, source: Database, target: Database, tables: Sequence[str], ddl: str = ACCOUNTS_DDL) -> None:
         self._source, self._target = source, target
         self.name = f"native_{secrets.token_hex(4)}"
-        target.execute(ACCOUNTS_DDL)
+        target.execute(ddl)
         source.execute(f"CREATE PUBLICATION {self.name} FOR TABLE {', '.join(tables)}")
 
     def create(self) -> None:

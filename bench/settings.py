@@ -17,6 +17,7 @@ class Sizes:
         bulk_rows: changes of the bulk workload, in transactions of 1,000.
         single_rows: changes of the single-row workload.
         large_rows: changes of the one large transaction; 0 leaves it out.
+        shape_rows: changes of each further workload (`shapes`), which has one round; 0 leaves them out.
         stream_repeats: rounds of each stream workload.
         latency_seconds: how long each rate is held.
         latency_rates: transactions a second.
@@ -31,6 +32,7 @@ class Sizes:
     bulk_rows: int
     single_rows: int
     large_rows: int
+    shape_rows: int
     stream_repeats: int
     latency_seconds: float
     latency_rates: tuple[int, ...]
@@ -46,6 +48,7 @@ FULL = Sizes(
     bulk_rows=300_000,
     single_rows=50_000,
     large_rows=300_000,
+    shape_rows=40_000,
     stream_repeats=3,
     latency_seconds=25.0,
     latency_rates=(1000, 100),
@@ -61,6 +64,7 @@ QUICK = Sizes(
     bulk_rows=100_000,
     single_rows=20_000,
     large_rows=0,
+    shape_rows=0,
     stream_repeats=1,
     latency_seconds=10.0,
     latency_rates=(1000, 100),
@@ -76,6 +80,7 @@ SMOKE = Sizes(
     bulk_rows=20_000,
     single_rows=3_000,
     large_rows=0,
+    shape_rows=2_000,
     stream_repeats=1,
     latency_seconds=3.0,
     latency_rates=(100,),

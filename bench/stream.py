@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench import workloads
+from bench import shapes, workloads
 from bench.native import Subscription
 from bench.pipeline import Pipeline
 from bench.servers import Database, Servers
@@ -65,10 +65,14 @@ def contenders(servers: Servers, sizes: Sizes) -> Iterator[Contenders]:
     source = servers.create("source", "stream")
     workloads.create_accounts(source, sizes.stream_rows)
     tables = [ACCOUNTS, MARKER]
+    if sizes.shape_rows:
+        shapes.create(source, min(20_000, sizes.shape_rows))
+        tables += shapes.NAMES
     native = servers.create("target", "stream_native")
     targets = {engine: servers.create("target", f"stream_{engine}") for engine in _ENGINES}
     pipelines = {engine: Pipeline(servers, source, targets[engine], tables, engine) for engine in _ENGINES}
-    subscription = Subscription(source, native, tables)
+    ddl = workloads.ACCOUNTS_DDL + (shapes.DDL if sizes.shape_rows else "")
+    subscription = Subscription(source, native, tables, ddl)
     all_of_them = Contenders(source, pipelines, subscription)
     try:
         for pipeline in pipelines.values():
@@ -105,6 +109,8 @@ def measure(servers: Servers, sizes: Sizes, note: Callable[[str], None]) -> dict
                     _round(servers, both, workload, sizes, number, note) for number in range(sizes.stream_repeats)
                 ]
                 result[workload.name] = _summary(workload, rounds)
+        for workload in shapes.workloads(sizes.shape_rows) if sizes.shape_rows else ():
+            result[workload.name] = _summary(workload, [_round(servers, both, workload, sizes, 0, note, bare=False)])
     return result
 
 
@@ -115,13 +121,17 @@ def _round(
     sizes: Sizes,
     number: int,
     note: Callable[[str], None],
+    *,
+    bare: bool = True,
 ) -> dict[str, dict[str, float]]:
-    both.create_slots()
+    """Make a backlog and let everybody read it; the bare engine only if asked for."""
+    if bare:
+        both.create_slots()
     backlog = workload.run(both.source, sizes.stream_rows)
     runs: dict[str, Callable[[], dict[str, float]]] = {
         **{engine: (lambda one=one: _rosetta(one, backlog)) for engine, one in both.pipelines.items()},  # type: ignore[misc]
         "native": lambda: _native(both.subscription, backlog),
-        **{name: (lambda name=name: _bare(both, name, backlog)) for name in _BARE},  # type: ignore[misc]
+        **{name: (lambda name=name: _bare(both, name, backlog)) for name in _BARE if bare},  # type: ignore[misc]
     }
     names = list(runs)
     turn = number % len(names)
@@ -130,7 +140,8 @@ def _round(
         servers.settle()
         measured[name] = runs[name]()
         note(f"{workload.name} {number + 1}: {name} {measured[name]['rows_per_s']:,.0f} rows/s")
-    both.drop_slots()
+    if bare:
+        both.drop_slots()
     return measured
 
 
@@ -232,18 +243,23 @@ def _summary(workload: Workload, rounds: list[dict[str, dict[str, float]]]) -> d
     def ratio(engine: str, name: str) -> float:
         return round(middle[engine] / middle[name], 2) if middle[name] else 0.0
 
-    return {
+    ours = [name for name in middle if name != "native"]
+    found: dict[str, Any] = {
         "rows": workload.rows,
         "rows_per_s": {name: round(value) for name, value in middle.items()},
         "rows_per_s_each": {name: [round(value) for value in values] for name, values in rates.items()},
         "vs_native": {engine: ratio(engine, "native") for engine in _ENGINES},
-        "vs_bare_engine": ratio("debezium", "bare_stock"),
-        "vs_bare_engine_changed": ratio("debezium", "bare_changed"),
-        "rss_mb": {name: round(max(one[name]["rss_mb"] for one in rounds)) for name in (*_ENGINES, "bare_stock")},
+        "rss_mb": {name: round(max(one[name]["rss_mb"] for one in rounds)) for name in ours},
         "cpu_s_per_million": {
-            name: round(median(one[name]["cpu_per_million"] for one in rounds), 1) for name in (*_ENGINES, *_BARE)
+            name: round(median(one[name]["cpu_per_million"] for one in rounds), 1)
+            for name in middle
+            if name != "native"
         },
         "start_to_first_change_s": {
             engine: round(median(one[engine]["start_s"] for one in rounds), 2) for engine in _ENGINES
         },
     }
+    if "bare_stock" in middle:
+        found["vs_bare_engine"] = ratio("debezium", "bare_stock")
+        found["vs_bare_engine_changed"] = ratio("debezium", "bare_changed")
+    return found

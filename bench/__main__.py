@@ -17,7 +17,8 @@ from bench.settings import ALL, Sizes
 _PARTS: dict[str, Callable[[Servers, Sizes, Callable[[str], None]], dict[str, Any]]] = {
     "initial_load": lambda servers, sizes, note: load.measure(servers, sizes),
     "stream": stream.measure,
-    "latency": lambda servers, sizes, note: latency.measure(servers, sizes),
+    "latency": lambda servers, sizes, note: latency.measure(servers, sizes, "debezium"),
+    "latency_pgoutput": lambda servers, sizes, note: latency.measure(servers, sizes, "pgoutput"),
     "growth": lambda servers, sizes, note: growth.measure(servers, sizes),
 }
 _RESULT = Path(__file__).parent / "results" / "latest.json"

@@ -29,14 +29,14 @@ _QUIET_SECONDS = 5.0
 _PROBE_SECONDS = 180.0
 
 
-def measure(servers: Servers, sizes: Sizes) -> dict[str, Any]:
+def measure(servers: Servers, sizes: Sizes, engine: str) -> dict[str, Any]:
     """Return percentiles for each rate, in milliseconds."""
     source, target = servers.create("source", "latency"), servers.create("target", "latency")
     source.execute(
         "CREATE TABLE clock (id integer PRIMARY KEY, seq bigint, at double precision) WITH (fillfactor = 50)"
     )
     source.execute("INSERT INTO clock SELECT i, 0, 0 FROM generate_series(0, %s) i", (_ROWS - 1,))
-    pipeline = Pipeline(servers, source, target, ["public.clock"], "debezium")
+    pipeline = Pipeline(servers, source, target, ["public.clock"], engine)
     result: dict[str, Any] = {}
     pid = pipeline.start()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -31,7 +32,7 @@ from cdc_runner.spec import SourceSpec
 log = structlog.get_logger()
 
 RECONNECT_SECONDS = 30.0
-"""So long after the last message a lost connection is opened again; later the pipeline starts anew, with its checks."""
+"""So long without a message a lost connection is opened again; then the pipeline starts anew, with all its checks."""
 _PAUSES_SECONDS = (0.1, 0.5, 1.0, 2.0)
 _WAIT_SECONDS = 0.5
 _HEALED_BY_TIME = (ErrorKind.SOURCE_UNAVAILABLE, ErrorKind.SLOT_IN_USE)
@@ -83,7 +84,8 @@ class PgoutputStream:
         self._identity: ServerIdentity | None = None
         self._durable = 0
         self._stopping = threading.Event()
-        self._heard_at = time.monotonic()
+        self._lost_at: float | None = None
+        self._attempts = 0
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._thread.start()
 
@@ -91,7 +93,6 @@ class PgoutputStream:
 
     def _run(self) -> None:
         try:
-            attempt = 0
             while not self._stopping.is_set():
                 try:
                     self._follow()
@@ -101,14 +102,14 @@ class PgoutputStream:
                     log.warning("capture.reconnect", source=self._source.name, error=str(error))
                     self._reader.restart()
                     self._buffer.drop_open()
-                    self._stopping.wait(_PAUSES_SECONDS[min(attempt, len(_PAUSES_SECONDS) - 1)])
-                    recent = time.monotonic() - self._heard_at < _PAUSES_SECONDS[-1]
-                    attempt = 0 if recent else attempt + 1
+                    self._stopping.wait(_PAUSES_SECONDS[min(self._attempts, len(_PAUSES_SECONDS) - 1)])
+                    self._attempts += 1
         except RosettaError as error:
             self._fail(error)
         except BaseException as error:
-            # Only the kind of the error is told: its text could hold a value of a row.
-            log.exception("capture.failed", source=self._source.name)
+            # The kind of the error and the place are told, never its text, which could hold a value of a row.
+            place = "".join(traceback.format_tb(error.__traceback__)[-2:])
+            log.error("capture.failed", source=self._source.name, error=type(error).__name__, place=place)
             self._fail(RosettaError(ErrorKind.CAPTURE_FAILED, f"capture failed: {type(error).__name__}"))
         finally:
             self._reader.restart()
@@ -119,9 +120,11 @@ class PgoutputStream:
 
     def _worth_another_try(self, error: RosettaError) -> bool:
         """Tell whether a lost connection may be opened again without the checks of a new start."""
-        connected = self._identity is not None
-        recent = time.monotonic() - self._heard_at < RECONNECT_SECONDS
-        return connected and recent and error.kind in _HEALED_BY_TIME and not self._stopping.is_set()
+        if self._identity is None or error.kind not in _HEALED_BY_TIME or self._stopping.is_set():
+            return False
+        now = time.monotonic()
+        self._lost_at = self._lost_at or now
+        return now - self._lost_at < RECONNECT_SECONDS
 
     def _follow(self) -> None:
         link = Link(self._source, self._origin, self._durable)
@@ -139,7 +142,7 @@ class PgoutputStream:
                 now = time.monotonic()
                 delivered = self._reader.delivered
                 if messages:
-                    self._heard_at = now
+                    self._lost_at, self._attempts = None, 0
                     self._reader.feed(messages, size)
                     link.received = max(self._reader.delivered, self._reader.idle_end)
                 if self._reader.reply_wanted:

@@ -38,6 +38,9 @@ from cdc_runner.schema import TableSchema
 STAMPS = ("lsn", "seq", "xid", "at")
 """Columns that say where an event belongs in the stream."""
 
+UPDATES = b"updates"
+"""In the metadata of rows of which each comes from an update that left the key as it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableVersion:
@@ -53,6 +56,11 @@ class TableChanges:
 
     version: TableVersion
     rows: pa.Table
+
+    @property
+    def only_updates(self) -> bool:
+        """Whether the engine says that every event changes a row that was there, and leaves its key as it is."""
+        return UPDATES in (self.rows.schema.metadata or {})
 
 
 @dataclass(frozen=True, slots=True)

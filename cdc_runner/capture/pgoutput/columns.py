@@ -32,6 +32,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc_runner.capture.base import UPDATES
 from cdc_runner.schema import TableSchema
 
 HEADER = struct.Struct("<IIII")
@@ -161,10 +162,14 @@ def decode(layouts: Sequence[Layout], pieces: Sequence[bytes]) -> pa.Table:
     """
     tables: list[pa.Table] = []
     first = 0
+    only_updates = True
     for layout, messages in _joined(layouts, pieces):
-        tables.append(_rows(layout, messages, first))
+        table, updates = _rows(layout, messages, first)
+        tables.append(table)
+        only_updates = only_updates and updates
         first += len(messages.starts)
-    return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
+    table = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
+    return table.replace_schema_metadata({UPDATES: b""}) if only_updates else table
 
 
 def _joined(layouts: Sequence[Layout], pieces: Sequence[bytes]) -> list[tuple[Layout, Messages]]:
@@ -187,8 +192,8 @@ def _joined(layouts: Sequence[Layout], pieces: Sequence[bytes]) -> list[tuple[La
     return found
 
 
-def _rows(layout: Layout, messages: Messages, first: int) -> pa.Table:
-    """Return the rows of messages, the first of which has a number."""
+def _rows(layout: Layout, messages: Messages, first: int) -> tuple[pa.Table, bool]:
+    """Return the rows of messages, the first of which has a number, and whether all are updates of the same key."""
     marks = messages.bytes[messages.starts + messages.prefix]
     count = len(marks)
     if (marks == NEW).all():
@@ -198,8 +203,9 @@ def _rows(layout: Layout, messages: Messages, first: int) -> pa.Table:
         ops = pa.repeat(_OPS[_U if layout.key else _I], count)
         columns = [_column(values, new, place) for place in layout.places]
         marked = new.kinds == UNCHANGED
-        return _table(ords, ops, _marks(marked, layout), columns, [])
-    return _Special(layout, messages, marks).table(first)
+        updates = bool(layout.key) and bool((messages.bytes[messages.starts] == UPDATE).all())
+        return _table(ords, ops, _marks(marked, layout), columns, []), updates
+    return _Special(layout, messages, marks).table(first), False
 
 
 def _column(values: pa.Array, tuples: _Tuples, column: int) -> pa.Array:

@@ -142,6 +142,8 @@ class TableWriter:
             cursor.execute(statements.move(shape, staging))
         elif change.kind is NetKind.MULTISET:
             cursor.execute(statements.insert_multiset(shape, staging))
+        elif change.updates and not careful and self._updated(cursor, shape, change, staging):
+            return
         else:
             if change.partial:
                 self._fetch_missing(cursor, shape, change.version.schema, staging)
@@ -152,6 +154,15 @@ class TableWriter:
             elif change.partial:
                 cursor.execute(statements.update_partial(shape, staging))
             cursor.execute(statements.upsert(shape, staging, partial=change.partial))
+
+    def _updated(self, cursor: psycopg2.extensions.cursor, shape: TargetShape, change: NetChange, staging: str) -> bool:
+        """Update rows that should be there, and tell whether all were; if not, the upsert that follows writes them."""
+        if len(shape.written) <= len(shape.key):
+            return False
+        cursor.execute(statements.update_whole(shape, staging))
+        count = cursor.rowcount
+        cursor.execute(statements.AFTER_UPDATE)
+        return count == change.rows.num_rows
 
     def _fetch_missing(
         self, cursor: psycopg2.extensions.cursor, shape: TargetShape, schema: TableSchema, staging: str

@@ -101,7 +101,7 @@ class PostgresDestination:
                 "lock_timeout": "60s",
                 "idle_in_transaction_session_timeout": "0",
                 "statement_timeout": "0",
-                # The planner knows nothing of staged rows; where it guesses high, compiling would take longer than applying.
+                # The planner knows nothing of staged rows; where it guesses high, compiling takes longer than applying.
                 "jit": "off",
             },
         )

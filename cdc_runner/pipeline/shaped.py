@@ -18,14 +18,17 @@ Item = TypeVar("Item")
 
 
 class Shaper:
-    """Makes shaped batches. Each thread that iterates over segments has a DuckDB connection of its own."""
+    """Makes shaped batches. Whoever iterates over segments has a DuckDB connection for itself meanwhile.
+
+    Connections are kept: opening one takes longer than shaping a small batch.
+    """
 
     def __init__(self, inline_bytes: int) -> None:
         """Args:
         inline_bytes: batches up to this raw size are shaped at once, in the caller's thread.
         """
         self._inline_bytes = inline_bytes
-        self._local = threading.local()
+        self._idle: list[NetShaper] = []
 
     def shape(self, batch: ChangeBatch, readers: int, *, net: bool = True, events: bool = False) -> ShapedBatch:
         """Return a batch for a number of destinations, each of which releases it once.
@@ -64,11 +67,15 @@ class Shaper:
         return lambda: iter(ready)
 
     def _segments(self, batch: ChangeBatch) -> Iterator[list[NetChange]]:
-        shaper: NetShaper | None = getattr(self._local, "shaper", None)
-        if shaper is None:
-            shaper = self._local.shaper = NetShaper()
-        for segment in batch.segments():
-            yield [change for changes in segment.tables for change in shaper.shape(changes)]
+        try:
+            shaper = self._idle.pop()
+        except IndexError:
+            shaper = NetShaper()
+        try:
+            for segment in batch.segments():
+                yield [change for changes in segment.tables for change in shaper.shape(changes)]
+        finally:
+            self._idle.append(shaper)
 
 
 def _event_segments(batch: ChangeBatch) -> Iterator[list[NetChange]]:

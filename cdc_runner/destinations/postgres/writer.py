@@ -160,7 +160,7 @@ class TableWriter:
         if len(shape.written) <= len(shape.key):
             return False
         cursor.execute(statements.update_whole(shape, staging))
-        count = cursor.rowcount
+        count: int = cursor.rowcount
         cursor.execute(statements.AFTER_UPDATE)
         return count == change.rows.num_rows
 

@@ -162,7 +162,7 @@ class TableWriter:
         cursor.execute(statements.update_whole(shape, staging))
         count: int = cursor.rowcount
         cursor.execute(statements.AFTER_UPDATE)
-        return count == change.rows.num_rows
+        return bool(count == change.rows.num_rows)
 
     def _fetch_missing(
         self, cursor: psycopg2.extensions.cursor, shape: TargetShape, schema: TableSchema, staging: str

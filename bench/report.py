@@ -38,7 +38,7 @@ GOALS = (
     Goal("apply_growth", "apply into the large against the small table", at_most=1.2),
     Goal("rss_mb", "peak resident size of the pipeline (MB)", at_most=512),
     Goal("rss_mb_pgoutput", "the same, engine pgoutput alone (MB)", at_most=512),
-    Goal("cpu_s_per_million_debezium", "CPU seconds of the pipeline for a million changes, Debezium"),
+    Goal("cpu_s_per_million_debezium", "CPU seconds for a million changes, Debezium"),
     Goal("cpu_s_per_million_pgoutput", "the same, pgoutput"),
     Goal("start_to_first_row_s", "process start to the first row (s)"),
 )

@@ -59,7 +59,7 @@ def figures(detail: dict[str, Any]) -> dict[str, float]:
         for engine in ("debezium", "pgoutput"):
             found[f"stream_vs_native_{engine}"] = min(one["vs_native"][engine] for one in counted)
             found[f"cpu_s_per_million_{engine}"] = max(one["cpu_s_per_million"][engine] for one in counted)
-            found[f"rss_mb_{engine}"] = max(one["rss_mb"][engine] for one in stream.values())
+            found[f"rss_mb_{engine}"] = max(one["rss_mb"].get(engine, 0) for one in stream.values())
         found["cpu_s_per_million"] = found["cpu_s_per_million_pgoutput"]
     for part, suffix in (("latency", ""), ("latency_pgoutput", "_pgoutput")):
         if latency := detail.get(part):

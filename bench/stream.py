@@ -110,7 +110,9 @@ def measure(servers: Servers, sizes: Sizes, note: Callable[[str], None]) -> dict
                 ]
                 result[workload.name] = _summary(workload, rounds)
         for workload in shapes.workloads(sizes.shape_rows) if sizes.shape_rows else ():
-            result[workload.name] = _summary(workload, [_round(servers, both, workload, sizes, 0, note, bare=False)])
+            result[workload.name] = _summary(
+                workload, [_round(servers, both, workload, sizes, 0, note, everybody=False)]
+            )
     return result
 
 
@@ -122,16 +124,20 @@ def _round(
     number: int,
     note: Callable[[str], None],
     *,
-    bare: bool = True,
+    everybody: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Make a backlog and let everybody read it; the bare engine only if asked for."""
-    if bare:
+    """Make a backlog and let everybody read it, or just the engine pgoutput and PostgreSQL's own apply."""
+    if everybody:
         both.create_slots()
     backlog = workload.run(both.source, sizes.stream_rows)
     runs: dict[str, Callable[[], dict[str, float]]] = {
-        **{engine: (lambda one=one: _rosetta(one, backlog)) for engine, one in both.pipelines.items()},  # type: ignore[misc]
+        **{
+            engine: (lambda one=one: _rosetta(one, backlog))  # type: ignore[misc]
+            for engine, one in both.pipelines.items()
+            if everybody or engine == "pgoutput"
+        },
         "native": lambda: _native(both.subscription, backlog),
-        **{name: (lambda name=name: _bare(both, name, backlog)) for name in _BARE if bare},  # type: ignore[misc]
+        **{name: (lambda name=name: _bare(both, name, backlog)) for name in _BARE if everybody},  # type: ignore[misc]
     }
     names = list(runs)
     turn = number % len(names)
@@ -140,7 +146,7 @@ def _round(
         servers.settle()
         measured[name] = runs[name]()
         note(f"{workload.name} {number + 1}: {name} {measured[name]['rows_per_s']:,.0f} rows/s")
-    if bare:
+    if everybody:
         both.drop_slots()
     return measured
 
@@ -248,7 +254,7 @@ def _summary(workload: Workload, rounds: list[dict[str, dict[str, float]]]) -> d
         "rows": workload.rows,
         "rows_per_s": {name: round(value) for name, value in middle.items()},
         "rows_per_s_each": {name: [round(value) for value in values] for name, values in rates.items()},
-        "vs_native": {engine: ratio(engine, "native") for engine in _ENGINES},
+        "vs_native": {engine: ratio(engine, "native") for engine in _ENGINES if engine in middle},
         "rss_mb": {name: round(max(one[name]["rss_mb"] for one in rounds)) for name in ours},
         "cpu_s_per_million": {
             name: round(median(one[name]["cpu_per_million"] for one in rounds), 1)
@@ -256,7 +262,9 @@ def _summary(workload: Workload, rounds: list[dict[str, dict[str, float]]]) -> d
             if name != "native"
         },
         "start_to_first_change_s": {
-            engine: round(median(one[engine]["start_s"] for one in rounds), 2) for engine in _ENGINES
+            engine: round(median(one[engine]["start_s"] for one in rounds), 2)
+            for engine in _ENGINES
+            if engine in middle
         },
     }
     if "bare_stock" in middle:

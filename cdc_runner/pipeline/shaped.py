@@ -28,7 +28,8 @@ class Shaper:
         inline_bytes: batches up to this raw size are shaped at once, in the caller's thread.
         """
         self._inline_bytes = inline_bytes
-        self._idle: list[NetShaper] = []
+        # The first batch shall not wait for one.
+        self._idle = [NetShaper()]
 
     def shape(self, batch: ChangeBatch, readers: int, *, net: bool = True, events: bool = False) -> ShapedBatch:
         """Return a batch for a number of destinations, each of which releases it once.

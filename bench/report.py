@@ -70,10 +70,7 @@ def figures(detail: dict[str, Any]) -> dict[str, float]:
     if growth := detail.get("growth"):
         found["apply_growth"] = max(growth[name]["growth"] for name in ("spread", "recent"))
     sizes = [
-        *(
-            max(one["rss_mb"][engine] for engine in ("debezium", "pgoutput"))
-            for one in detail.get("stream", {}).values()
-        ),
+        *(found[key] for key in ("rss_mb_debezium", "rss_mb_pgoutput") if key in found),
         *(detail[name]["rss_mb"] for name in ("initial_load", "latency", "latency_pgoutput") if name in detail),
     ]
     if sizes:

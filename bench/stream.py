@@ -2,7 +2,7 @@
 
 Each round makes one backlog, which every contender then reads from a slot of its own, in an order that turns with the
 round. Rates are taken between the first and the last applied position (bare engine: the first and the last batch), so
-that nobody's start-up counts.
+that nobody's start-up counts. Who applies more than a tenth at once is measured from the moment it began to read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any
 
 from bench import shapes, workloads
 from bench.native import Subscription
-from bench.pipeline import Pipeline
+from bench.pipeline import Pipeline, reader
 from bench.servers import Database, Servers
 from bench.settings import Sizes
 from bench.usage import Usage
 from bench.waiting import ticks
 from bench.workloads import ACCOUNTS, MARKER, Backlog, Workload
+from cdc_runner.schema import quote_literal
 
 _TIMEOUT = 300.0
 _POLL = 0.01
@@ -136,7 +137,7 @@ def _round(
             for engine, one in both.pipelines.items()
             if everybody or engine == "pgoutput"
         },
-        "native": lambda: _native(both.subscription, backlog),
+        "native": lambda: _native(both.source, both.subscription, backlog),
         **{name: (lambda name=name: _bare(both, name, backlog)) for name in _BARE if everybody},  # type: ignore[misc]
     }
     names = list(runs)
@@ -152,21 +153,32 @@ def _round(
 
 
 def _follow(
-    position: AbstractContextManager[Callable[[], int]], backlog: Backlog, begun: Callable[[], None] = lambda: None
+    source: Database,
+    slot: str,
+    position: AbstractContextManager[Callable[[], int]],
+    backlog: Backlog,
+    cpu: Callable[[], float] = lambda: 0.0,
 ) -> dict[str, float]:
-    """Watch a position until the backlog is applied; return the rate from the first to the last applied position.
+    """Watch a position until the backlog is applied; return the rate.
 
     Args:
-        position: gives the function that reads it.
+        source: where the backlog is read from.
+        slot: through which.
+        position: gives the function that reads the applied position.
         backlog: what is applied.
-        begun: called when the first change is applied.
+        cpu: reads the CPU seconds of the process so far.
     """
+    active = f"SELECT 1 FROM pg_replication_slots WHERE active AND slot_name = {quote_literal(slot)}"
+    reading: tuple[float, float] | None = None
+    first_cpu = 0.0
     points: list[tuple[float, int]] = []
-    with position as read:
+    with position as read, reader(source) as ask:
         for now in ticks(_TIMEOUT, _POLL):
+            if reading is None and ask(active):
+                reading = now, cpu()
             rows = backlog.rows_at(read())
             if rows and not points:
-                begun()
+                first_cpu = cpu()
             if rows and (not points or rows > points[-1][1]):
                 points.append((now, rows))
             if rows >= backlog.rows:
@@ -174,31 +186,33 @@ def _follow(
         else:
             raise TimeoutError(f"{points[-1][1] if points else 0} of {backlog.rows} changes after {_TIMEOUT} s")
     (first, before), (last, after) = points[0], points[-1]
-    rate = (after - before) / (last - first) if last > first else 0.0
-    return {"rows_per_s": rate, "rows": after - before, "seconds": last - first, "first_at": first}
+    begin, used, rows = first, first_cpu, after - before
+    if before > backlog.rows / 10 and reading is not None:
+        (begin, used), rows = reading, after
+    seconds = last - begin
+    rate = rows / seconds if seconds > 0 else 0.0
+    return {"rows_per_s": rate, "rows": rows, "seconds": seconds, "first_at": first, "cpu_s": cpu() - used}
 
 
 def _rosetta(pipeline: Pipeline, backlog: Backlog) -> dict[str, float]:
     started = time.monotonic()
     pid = pipeline.start()
-    cpu: list[float] = []
     try:
         with Usage(pid) as usage:
-            result = _follow(pipeline.position(), backlog, lambda: cpu.append(usage.cpu_seconds()))
-            cpu.append(usage.cpu_seconds())
+            result = _follow(pipeline.source, pipeline.slot, pipeline.position(), backlog, usage.cpu_seconds)
     finally:
         pipeline.stop()
     return result | {
         "rss_mb": usage.peak_mb,
-        "cpu_per_million": (cpu[-1] - cpu[0]) / max(1.0, result["rows"]) * 1e6,
+        "cpu_per_million": result["cpu_s"] / max(1.0, result["rows"]) * 1e6,
         "start_s": result["first_at"] - started,
     }
 
 
-def _native(subscription: Subscription, backlog: Backlog) -> dict[str, float]:
+def _native(source: Database, subscription: Subscription, backlog: Backlog) -> dict[str, float]:
     subscription.enable()
     try:
-        return _follow(subscription.position(), backlog)
+        return _follow(source, subscription.name, subscription.position(), backlog)
     finally:
         subscription.disable()
 

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
+from cdc_runner.catalog import notifications
 from cdc_runner.catalog.credentials import CredentialPlace, Keyring
 from cdc_runner.catalog.leases import current_holder
 from cdc_runner.catalog.models import Destination, Pipeline, PipelineDestination, PipelineMetadata, Source
@@ -176,11 +177,11 @@ def desired_status(session: Session, pipeline_id: int) -> str:
     return status
 
 
-def set_status(session: Session, pipeline_id: int, status: DesiredStatus) -> bool:
+def set_status(session: Session, pipeline_id: int, status: DesiredStatus, *, reason: str | None = None) -> bool:
     """Set what a pipeline is to do, in `pipelines` and `pipeline_metadata`, in the caller's transaction.
 
     This is the one place that changes a status. Starting a pipeline that stands in ERROR raises its generation, so that
-    the supervisor tries again although the desired status is the same.
+    the supervisor tries again although the desired status is the same. A reason is stored as the pipeline's last error.
 
     Returns:
         Whether anything changed.
@@ -209,7 +210,18 @@ def set_status(session: Session, pipeline_id: int, status: DesiredStatus) -> boo
         metadata.status = "PAUSED"
     if retry:
         metadata.last_error = None
+    if reason is not None:
+        metadata.last_error, metadata.last_error_at = reason, func.now()
     session.flush()
+    told = f"pipeline {pipeline.name} is set to {status}" + (": it is tried again" if retry else "")
+    notifications.record_event(
+        session,
+        f"pipeline_status:{pipeline.name}/{status}",
+        "INFO" if reason is None else "WARNING",
+        "pipeline_status",
+        f"{told}: {reason}" if reason else told,
+        lasting=False,
+    )
     return True
 
 

@@ -7,6 +7,7 @@ secrets): they come from RosettaErrors.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -15,12 +16,14 @@ from sqlalchemy import case, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from cdc_runner.catalog import notifications, schema_diff
 from cdc_runner.catalog.models import (
     DataFlowRecord,
     Pipeline,
     PipelineDestination,
     PipelineMetadata,
     SchemaEvolution,
+    Source,
     StreamOffset,
     TableMetadata,
     TableSync,
@@ -246,25 +249,30 @@ def record_schema_change(
     session: Session,
     source_id: int,
     table: TableId,
-    changes_type: str,
+    changes_type: str | None,
     old_schema: TableSchema | None,
     new_schema: TableSchema | None,
     lsn: int | None = None,
 ) -> int:
     """Store a change of a table's schema and return its version, counted from 1 for each table.
 
+    The stream and the sensor `schema_monitor` both see most changes; a version that is stored already is not stored
+    again, it only gets its position.
+
     Args:
         session: of the caller.
         source_id: the source.
         table: the table, by its new name when it was renamed.
-        changes_type: `new table`, `add column`, `drop column`, `rename`, `type change`, `drop table` and the like.
+        changes_type: what changed; None to have it found out: `NEW COLUMN, CHANGES TYPE` and the like.
         old_schema: before; None for a new table.
         new_schema: after; None for a dropped table.
         lsn: position in the change stream, when known.
     """
-    values: dict[str, Any] = {"is_changes_schema": old_schema is not None, "is_dropped": new_schema is None}
-    if new_schema is not None:
-        values["schema_table"] = schema_to_json(new_schema)
+    old = None if old_schema is None else _as_stored(old_schema)
+    new = None if new_schema is None else _as_stored(new_schema)
+    values: dict[str, Any] = {"is_changes_schema": old is not None, "is_dropped": new is None}
+    if new is not None:
+        values["schema_table"] = new
     metadata_id = session.scalars(
         insert(TableMetadata)
         .values(source_id=source_id, schema_name=table.schema, table_name=table.name, **values)
@@ -272,21 +280,46 @@ def record_schema_change(
         .returning(TableMetadata.id)
     ).one()
     # The upsert above holds the row's lock, so that the next version is counted by one writer at a time.
-    latest = session.scalar(
-        select(func.max(SchemaEvolution.version_schema)).where(SchemaEvolution.table_metadata_list_id == metadata_id)
-    )
-    version = (latest or 0) + 1
-    session.execute(
-        insert(SchemaEvolution).values(
-            table_metadata_list_id=metadata_id,
-            version_schema=version,
-            changes_type=changes_type,
-            schema_table_old=None if old_schema is None else schema_to_json(old_schema),
-            schema_table_new=None if new_schema is None else schema_to_json(new_schema),
-            lsn=lsn,
-        )
-    )
+    latest = session.scalars(
+        select(SchemaEvolution)
+        .where(SchemaEvolution.table_metadata_list_id == metadata_id)
+        .order_by(SchemaEvolution.version_schema.desc())
+        .limit(1)
+    ).one_or_none()
+    if latest is not None and latest.schema_table_new == new:
+        latest.lsn = latest.lsn or lsn
+        return latest.version_schema
+    if old is None and latest is not None:
+        old = latest.schema_table_new
+    found = schema_diff.differences(old, new)
+    kinds = changes_type or schema_diff.change_names(found)
+    version = (latest.version_schema if latest else 0) + 1
+    row = SchemaEvolution(
+        table_metadata_list_id=metadata_id, version_schema=version, changes_type=kinds, schema_table_old=old,
+        schema_table_new=new, lsn=lsn,
+    )  # fmt: skip
+    session.add(row)
+    session.flush()
+    if old is not None or version > 1:
+        _tell_schema_change(session, source_id, table, found, version)
     return version
+
+
+def _tell_schema_change(
+    session: Session, source_id: int, table: TableId, found: list[schema_diff.Difference], version: int
+) -> None:
+    source = session.scalar(select(Source.name).where(Source.id == source_id)) or "?"
+    shown = "; ".join(map(str, found[:20])) + (f"; and {len(found) - 20} more" if len(found) > 20 else "")
+    notifications.record_event(
+        session, f"schema_change:{source}/{table}/{version}", "WARNING", "schema_change",
+        f"Version {version}: {shown}", title=f"Schema of {table} in {source} has changed", lasting=False,
+    )  # fmt: skip
+
+
+def _as_stored(schema: TableSchema) -> dict[str, Any]:
+    """Return a schema as it will be read back, so that the two can be compared."""
+    stored: dict[str, Any] = json.loads(json.dumps(schema_to_json(schema)))
+    return stored
 
 
 def schema_to_json(schema: TableSchema) -> dict[str, Any]:

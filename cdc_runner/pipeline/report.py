@@ -116,14 +116,12 @@ class Reporter:
     def schema_change(
         self, sync: ResolvedSync, old: TableSchema, new: TableSchema, changes: Sequence[SchemaChange]
     ) -> None:
-        """Report a change of a source table's schema."""
-        for change in changes:
-            self.later(partial(self._record_change, sync.source, change, old, new))
+        """Report a change of a source table's schema: one version, whatever number of changes it holds."""
+        if changes:
+            self.later(partial(self._record_change, sync.source, old, new))
 
-    def _record_change(
-        self, table: TableId, change: SchemaChange, old: TableSchema, new: TableSchema, session: Session
-    ) -> None:
-        reporting.record_schema_change(session, self._spec.source.id, table, change.kind.value, old, new)
+    def _record_change(self, table: TableId, old: TableSchema, new: TableSchema, session: Session) -> None:
+        reporting.record_schema_change(session, self._spec.source.id, table, None, old, new)
 
     def flush(self, timeout_seconds: float = 5.0) -> None:
         """Write what is waiting, if the config database takes it in time, and end the thread."""

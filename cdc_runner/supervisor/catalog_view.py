@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Connection, text
+from sqlalchemy.orm import Session
 
+from cdc_runner.catalog.events import record_event
 from cdc_runner.position import format_lsn
 
 
@@ -181,6 +183,14 @@ def forget_old_runners(connection: Connection, runner: RunnerIdentity) -> None:
 def record_crash(connection: Connection, pipeline_id: int, message: str, crashed_at: datetime) -> None:
     """Write why a process ended that could not say so itself; idempotent."""
     connection.execute(_CRASH, {"pipeline_id": pipeline_id, "message": message, "at": crashed_at})
+    name = connection.execute(text("SELECT name FROM pipelines WHERE id = :id"), {"id": pipeline_id}).scalar()
+    with Session(bind=connection) as session:
+        record_event(
+            session, "pipeline_crash", str(name), "WARNING", f"The process of pipeline {name} ended", message,
+            lasting=False,
+        )  # fmt: skip
+        # Into the caller's transaction; without this the session would undo it at its end.
+        session.commit()
 
 
 def release_leases(connection: Connection, runner: RunnerIdentity) -> None:

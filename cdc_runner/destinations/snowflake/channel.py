@@ -23,9 +23,6 @@ POLL_SECONDS = (0.02, 0.05, 0.1, 0.25, 0.5)
 MAX_REOPENS = 5
 """Openings in a row without any row becoming durable, after which the writer gives up and the pipeline backs off."""
 
-COUNT_LOOKS = 20
-"""How often the counts of a channel are looked at before rows are taken for dropped: about eight seconds."""
-
 _REOPEN = (
     "STALE_CONTINUATION_TOKEN",
     "STALE_PIPE_CACHE",
@@ -251,19 +248,12 @@ class Channel:
 
     def _take_note(self, status: ChannelStatus) -> None:
         """Forget what is durable, and compare what the service counted with what was sent."""
-        before = self._seen
-        for attempt in range(COUNT_LOOKS):
-            done = [one for one in self._pending if status.committed is not None and one.last <= status.committed]
-            expected = sum(one.count for one in done)
-            errors = status.rows_error - before.rows_error
-            inserted = status.rows_inserted - before.rows_inserted
-            if not done or errors > 0 or not 0 <= inserted < expected:
-                break
-            # The counts may come after the token.
-            self._pause(attempt)
-            status = self._status()
-        self._seen = status
+        before, self._seen = self._seen, status
+        done = [one for one in self._pending if status.committed is not None and one.last <= status.committed]
         self._pending = self._pending[len(done) :]
+        expected = sum(one.count for one in done)
+        errors = status.rows_error - before.rows_error
+        inserted = status.rows_inserted - before.rows_inserted
         if done and (errors > 0 or 0 <= inserted < expected):
             raise RowsRejected(max(errors, expected - inserted), before.committed, done[-1].last)
 

@@ -190,8 +190,6 @@ class SnowflakeLoad:
             return
         session = self._session
         names = session.naming.table(load.state.sync.target)
-        # The other way round, a crash in between would leave a complete table that nobody merges.
-        session.objects.start_task(load.state.sync)
         session.store.mark_ready(names.target, True)
         for worker in range(MAX_WORKERS):
             session.streaming.drop_channel(names.pipe, f"{names.channel}_LOAD{worker}")

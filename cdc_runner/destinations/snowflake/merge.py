@@ -75,8 +75,7 @@ class MergePlan:
         ]
 
     @property
-    def where_state(self) -> str:
-        """Condition for the table's row of the state table."""
+    def _where_state(self) -> str:
         target = self.names.target
         return (
             f"PIPELINE = {literal(self.writer)} AND TARGET_SCHEMA = {literal(target.schema)} "
@@ -84,7 +83,7 @@ class MergePlan:
         )
 
     def _state(self, column: str) -> str:
-        return f"(SELECT {column} FROM {self.state.quoted} WHERE {self.where_state})"
+        return f"(SELECT {column} FROM {self.state.quoted} WHERE {self._where_state})"
 
     @property
     def _window(self) -> str:
@@ -97,7 +96,7 @@ class MergePlan:
             *self._bounds(),
             self._truncate(),
             *(self._keyed() if self.shape.schema.key else self._keyless()),
-            f"UPDATE {self.state.quoted} SET MERGED = BOUND WHERE {self.where_state}",
+            f"UPDATE {self.state.quoted} SET MERGED = BOUND WHERE {self._where_state}",
             self._clean_up(),
         ]
 
@@ -107,7 +106,7 @@ class MergePlan:
 
     def _bounds(self) -> list[str]:
         landing = self.names.landing.quoted
-        state, where = self.state.quoted, self.where_state
+        state, where = self.state.quoted, self._where_state
         return [
             # A table that is being loaded is not complete: nothing is merged until it is.
             f"UPDATE {state} SET BOUND = COALESCE((SELECT MAX({_POSITION}) FROM {landing} WHERE {_POSITION} > "
@@ -120,7 +119,7 @@ class MergePlan:
     def _truncate(self) -> str:
         target = self.names.target.quoted
         # LOW is above MERGED only when there was a truncate.
-        condition = f"EXISTS (SELECT 1 FROM {self.state.quoted} WHERE {self.where_state} AND LOW > MERGED)"
+        condition = f"EXISTS (SELECT 1 FROM {self.state.quoted} WHERE {self._where_state} AND LOW > MERGED)"
         if self.soft_deletes and self.shape.schema.key:
             return f"UPDATE {target} SET {_DELETED} = TRUE WHERE {condition}"
         return f"DELETE FROM {target} WHERE {condition}"
@@ -233,9 +232,7 @@ def task_statement(plan: MergePlan, *, seconds: int, warehouse: str | None) -> s
     """
     names = plan.names
     where = f"WAREHOUSE = {quote_identifier(warehouse)}" if warehouse else ""
-    # Before a table is complete nothing is merged, so the stream must not be moved on either.
-    read = f"INSERT INTO {plan.state.quoted} (PIPELINE) SELECT {_OP} FROM {names.stream.quoted} WHERE 1 = 0"
-    note = f"IF (EXISTS (SELECT 1 FROM {plan.state.quoted} WHERE {plan.where_state} AND READY)) THEN {read}; END IF"
+    note = f"INSERT INTO {plan.state.quoted} (PIPELINE) SELECT {_OP} FROM {names.stream.quoted} WHERE 1 = 0"
     body = as_block([note, *plan.statements()])
     return (
         f"CREATE OR REPLACE TASK {names.task.quoted} {where} SCHEDULE = '{max(10, seconds)} SECONDS' "

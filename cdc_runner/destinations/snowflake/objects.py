@@ -83,7 +83,7 @@ class Objects:
                 self._sql.run(f"CREATE SCHEMA IF NOT EXISTS {quoted}", f"create schema {schema}")
 
     def make(self, sync: ResolvedSync, shape: Shape, known: TableSchema | None) -> None:
-        """Make landing table, target, stream and task (at rest). A landing table that is there keeps its rows.
+        """Make landing table, target, stream and task. A landing table that is there keeps its rows.
 
         Args:
             sync: source and target.
@@ -121,17 +121,14 @@ class Objects:
         self.make_task(sync, shape)
 
     def make_task(self, sync: ResolvedSync, shape: Shape) -> None:
-        """Make or replace the task of a target; it does not run before `start_task`."""
+        """Make or replace the task of a target, and have it run."""
         plan, address = self.plan(sync, shape), self._address
         warehouse = address.merge_warehouse or address.warehouse
         statement = task_statement(
             plan, seconds=address.merge_seconds, warehouse=None if warehouse == SERVERLESS else warehouse
         )
         self._sql.run(statement, "create a task")
-
-    def start_task(self, sync: ResolvedSync) -> None:
-        """Have the task of a target run by its schedule."""
-        self._sql.run(f"ALTER TASK {self.names(sync).task.quoted} RESUME", "resume a task")
+        self._sql.run(f"ALTER TASK {plan.names.task.quoted} RESUME", "resume a task")
 
     def drop(self, sync: ResolvedSync) -> list[str]:
         """Drop task, stream and landing table of a target, and return their names. The target stays."""
@@ -206,7 +203,6 @@ class Objects:
                         "widen a column",
                     )
         self.make_task(sync, shape)
-        self.start_task(sync)
 
     def _refuse_what_needs_a_load(
         self, sync: ResolvedSync, old: TableSchema, new: TableSchema, change: SchemaChange

@@ -75,7 +75,9 @@ def test_schema_changes_flow_and_are_recorded(pipeline: PipelineHarness) -> None
         pipeline.wait_caught_up(60)
     assert not failed, failed[0]
     history = [
-        row[0] for row in pipeline.config.execute("SELECT changes_type FROM history_schema_evolution ORDER BY id")
+        kind
+        for row in pipeline.config.execute("SELECT changes_type FROM history_schema_evolution ORDER BY id")
+        for kind in row[0].split(", ")
     ]
     assert {"NEW COLUMN", "RENAME COLUMN", "CHANGES TYPE", "DROP COLUMN"} <= set(history)
     kept = pipeline.targets["target"].execute(

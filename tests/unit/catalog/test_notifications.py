@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import Engine, select, text
@@ -11,6 +12,7 @@ from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.models import Notification
 from cdc_runner.catalog.notifications import Condition, record_event, resolve_event, sync_conditions
 from cdc_runner.catalog.settings import set_setting
+from cdc_runner.supervisor.catalog_view import record_crash
 
 pytestmark = pytest.mark.pg
 
@@ -95,3 +97,15 @@ def test_events_of_the_engine_are_entries_of_their_kind_and_key(session: Session
     assert (one.kind, one.key_notification, one.status, one.iteration_check) == (
         "dead_letters", "dead_letters:shop/public.orders", "RESOLVED", 2)  # fmt: skip
     assert two.status == "EVENT"
+
+
+def test_crash_is_stored_and_told_in_the_callers_transaction(engine: Engine, pipeline_id: int) -> None:
+    with engine.begin() as connection:
+        record_crash(connection, pipeline_id, "killed by signal 9", datetime.now(UTC))
+    with pytest.raises(RuntimeError), engine.begin() as connection:
+        record_crash(connection, pipeline_id, "undone", datetime.now(UTC))
+        raise RuntimeError
+    with session_scope(engine) as session:
+        (row,) = rows(session)
+        assert (row.key_notification, row.status, row.type) == ("pipeline_crash:shop_to_warehouse", "EVENT", "WARNING")
+        assert session.scalar(text("SELECT status FROM pipeline_metadata")) == "ERROR"

@@ -47,6 +47,12 @@ def test_replicated_table_stands_below_its_source_table() -> None:
     assert [column.name for column in spec.metadata["dagster/column_schema"].value.columns] == ["id"]
 
 
+def test_owners_come_from_smart_tags() -> None:
+    specs = specs_of(catalog(table("orders", tags=["owner.finance", "pii", "owner."])))
+    spec = specs[AssetKey(["rosetta", "shop_copy", "warehouse", "shop", "orders"])]
+    assert list(spec.owners) == ["team:finance"]
+
+
 def test_pipeline_asset_stands_below_its_tables_and_has_freshness() -> None:
     specs = specs_of(catalog(table("orders"), table("customers")))
     spec = specs[pipeline_key("shop_copy")]

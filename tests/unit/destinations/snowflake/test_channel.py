@@ -109,13 +109,6 @@ def test_refused_rows_are_counted(snowflake: SnowflakeServer, service: Streaming
     assert (caught.value.missing, caught.value.through) == (1, "00000003")
 
 
-def test_counts_that_come_late_are_waited_for(snowflake: SnowflakeServer, service: StreamingService):
-    channel = channel_of(service)
-    snowflake.late_counts = 6
-    deliver(channel, rows(1))
-    assert landed(snowflake) == ["00000001", "00000002", "00000003"]
-
-
 def test_tokens_are_renewed_before_and_after_they_are_refused(snowflake: SnowflakeServer, service: StreamingService):
     snowflake.token_seconds = 30.0  # less than what is kept in reserve: each call asks for another
     channel = channel_of(service)

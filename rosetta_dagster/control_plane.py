@@ -6,22 +6,47 @@ from dagster import Definitions, MetadataValue, in_process_executor
 
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.errors import RosettaError
-from rosetta_dagster.assets.overview import overview_spec
+from rosetta_dagster.assets.overview import overview_spec, pictures_spec
 from rosetta_dagster.assets.snapshot import CatalogSnapshot, current_snapshot, snapshot_of_rows
 from rosetta_dagster.assets.specs import asset_specs
 from rosetta_dagster.checks.pipelines import build_pipeline_checks
 from rosetta_dagster.jobs.configuration import CONFIGURATION_JOBS
+from rosetta_dagster.jobs.destinations import DESTINATION_JOBS
+from rosetta_dagster.jobs.notifications import NOTIFICATION_JOBS
+from rosetta_dagster.jobs.pipeline_edit import PIPELINE_EDIT_JOBS
 from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
 from rosetta_dagster.jobs.runner import start_runner, stop_runner
+from rosetta_dagster.jobs.settings import SETTING_JOBS
+from rosetta_dagster.jobs.sources import SOURCE_JOBS
 from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows
+from rosetta_dagster.schedules.credit_monitor import credit_monitor, credit_monitor_job
+from rosetta_dagster.schedules.overview_pictures import overview_pictures, overview_pictures_job
 from rosetta_dagster.schedules.prune import prune, prune_job
+from rosetta_dagster.sensors.notification_sender import notification_sender
 from rosetta_dagster.sensors.pipeline_refresh_check import build_pipeline_refresh_check
 from rosetta_dagster.sensors.replication_monitor import replication_monitor
+from rosetta_dagster.sensors.run_failures import run_failures
 from rosetta_dagster.sensors.runner_alive import runner_alive
+from rosetta_dagster.sensors.schema_monitor import schema_monitor
 from rosetta_dagster.sensors.system_metric_collection import system_metric_collection
 from rosetta_dagster.sensors.table_list_refresh import table_list_refresh
 from rosetta_dagster.sensors.wal_monitor import wal_monitor
 from rosetta_dagster.sensors.worker_health_check import worker_health_check
+
+_JOBS = [
+    start_runner,
+    stop_runner,
+    *PIPELINE_JOBS,
+    *PIPELINE_EDIT_JOBS,
+    *SOURCE_JOBS,
+    *DESTINATION_JOBS,
+    *SETTING_JOBS,
+    *NOTIFICATION_JOBS,
+    *CONFIGURATION_JOBS,
+    credit_monitor_job,
+    overview_pictures_job,
+    prune_job,
+]
 
 _SNAPSHOT_FILE = "dagster_catalog.json"
 
@@ -38,21 +63,24 @@ def fetch_catalog() -> CatalogSnapshot:
 def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
     """Return everything that the Dagster pages show of a catalog."""
     return Definitions(
-        assets=[*asset_specs(snapshot), overview_spec(snapshot)],
+        assets=[*asset_specs(snapshot), overview_spec(snapshot), pictures_spec()],
         asset_checks=build_pipeline_checks(snapshot),
-        jobs=[start_runner, stop_runner, *PIPELINE_JOBS, *CONFIGURATION_JOBS, prune_job],
+        jobs=_JOBS,
         sensors=[
             runner_alive,
             replication_monitor,
             table_list_refresh,
             wal_monitor,
+            schema_monitor,
+            notification_sender,
+            run_failures,
             worker_health_check,
             system_metric_collection,
             build_pipeline_refresh_check(snapshot.fingerprint),
         ],
         # Everything is short and in one step: a process for the step would only cost seconds.
         executor=in_process_executor,
-        schedules=[prune],
+        schedules=[prune, credit_monitor, overview_pictures],
         metadata=_location_metadata(snapshot),
     )
 

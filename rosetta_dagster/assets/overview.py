@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from dagster import AssetKey, AssetMaterialization, AssetSpec, MetadataValue, TableColumn, TableRecord, TableSchema
@@ -14,6 +15,7 @@ from rosetta_dagster.resources.catalog import PipelineHealth
 
 # Not below "rosetta": a pipeline may be called overview.
 OVERVIEW_KEY = AssetKey(["overview"])
+PICTURES_KEY = AssetKey(["overview_pictures"])
 _LISTED_PIPELINES = 100
 
 Cell = str | int | float | bool
@@ -26,7 +28,21 @@ def overview_spec(snapshot: CatalogSnapshot) -> AssetSpec:
         deps=[pipeline_key(pipeline.name) for pipeline in snapshot.pipelines],
         group_name="overview",
         description="Everything at a glance, each minute: pipelines by state, rows today and yesterday, lag, WAL kept "
-        "by slots, runners, the busiest tables, and whether the monitors work. Choose Plots for history.",
+        "by slots, recent events, runners, the busiest tables, and whether the monitors work. Choose Plots for "
+        "history; overview_pictures shows the last days.",
+        kinds={"dashboard"},
+        tags={"rosetta/role": "overview"},
+    )
+
+
+def pictures_spec() -> AssetSpec:
+    """Return the asset that carries the pictures: rows and credits by day, lag and WAL over a day."""
+    return AssetSpec(
+        key=PICTURES_KEY,
+        deps=[OVERVIEW_KEY],
+        group_name="overview",
+        description="Pictures of the last days, drawn each hour and by the job overview_pictures: rows and Snowflake "
+        "credits by day, lag of the slowest pipelines and WAL kept for the slots over 24 hours.",
         kinds={"dashboard"},
         tags={"rosetta/role": "overview"},
     )
@@ -41,6 +57,8 @@ def overview_event(
     metadata: dict[str, MetadataValue] = {
         "status": MetadataValue.text(line),
         "needs attention": _attention(health),
+        "recent events": _events(overview),
+        "pipelines by state": MetadataValue.text(_by_state(health)),
         "pipelines": _pipelines(health, rates, overview),
         "rows today": MetadataValue.int(sum(flow.today for flow in flows.values())),
         "rows yesterday": MetadataValue.int(sum(flow.yesterday for flow in flows.values())),
@@ -60,7 +78,11 @@ def overview_event(
             ("monitor", "last run s ago", "error"),
             [(one.name, round(one.age_seconds), one.error or "") for one in overview.monitors],
         ),
+        "open notifications": MetadataValue.int(overview.open_notifications),
+        "pictures": MetadataValue.asset(PICTURES_KEY),
+        "jobs": _links(),
     }
+    metadata |= _numbers(overview)
     if known:
         metadata["rows per second"] = MetadataValue.float(round(sum(known), 2))
     lags = [one.worst_lag_ms for one in health if one.worst_lag_ms is not None]
@@ -70,6 +92,57 @@ def overview_event(
     if kept:
         metadata["most slot WAL bytes"] = MetadataValue.int(max(kept))
     return AssetMaterialization(asset_key=OVERVIEW_KEY, description=line, metadata=metadata)
+
+
+def _by_state(health: Sequence[PipelineHealth]) -> str:
+    counts = Counter(one.state for one in health)
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"
+
+
+def _events(overview: Overview) -> MetadataValue:
+    rows = [(age(one.age_seconds), one.severity, one.status, one.title) for one in overview.events]
+    return _table(("ago", "severity", "status", "what"), rows) if rows else MetadataValue.text("none")
+
+
+def age(seconds: float) -> str:
+    """Return a time span as a person says it: 40 s, 12 min, 5 h, 3 d."""
+    for limit, unit in ((172_800, 86_400), (7200, 3600), (120, 60)):
+        if seconds >= limit:
+            return f"{seconds / unit:.0f} {'d' if unit == 86_400 else 'h' if unit == 3600 else 'min'}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def _numbers(overview: Overview) -> dict[str, MetadataValue]:
+    """Return what is told only where it is known, or where there is something to tell."""
+    found: dict[str, MetadataValue] = {}
+    if overview.backfills:
+        found["backfills"] = _table(("status", "backfills"), list(overview.backfills))
+    if overview.unsent:
+        found["unsent notifications"] = MetadataValue.int(overview.unsent)
+    if overview.credits_month is not None:
+        found["Snowflake credits this month"] = MetadataValue.float(round(overview.credits_month, 3))
+    if overview.credits_last_month is not None:
+        found["Snowflake credits last month"] = MetadataValue.float(round(overview.credits_last_month, 3))
+    if overview.host_cpu is not None:
+        found["host CPU %"] = MetadataValue.float(round(overview.host_cpu, 1))
+    if overview.host_memory is not None:
+        found["host memory %"] = MetadataValue.float(round(overview.host_memory, 1))
+    return found
+
+
+_JOBS = (
+    "start_pipeline",
+    "pause_pipeline",
+    "refresh_pipeline",
+    "create_source",
+    "create_pipeline",
+    "list_notifications",
+)
+
+
+def _links() -> MetadataValue:
+    links = (f"[{name}](/locations/rosetta/jobs/{name}/playground)" for name in _JOBS)
+    return MetadataValue.md(" · ".join((*links, "[sensors](/automation)", "[runs](/runs)")))
 
 
 def _pipelines(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from dagster import (
@@ -21,6 +21,7 @@ from rosetta_dagster.assets.snapshot import CatalogSnapshot, PipelineRow, TableR
 
 # Dagster keeps keys as JSON text in varchar(512).
 _KEY_LENGTH_LIMIT = 512
+_OWNER = "owner."
 _FRESHNESS_WARN = timedelta(minutes=5)
 _FRESHNESS_FAIL = timedelta(minutes=15)
 
@@ -101,6 +102,7 @@ def table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:
         group_name=group_of("pipeline", pipeline.name),
         description="\n\n".join(notes),
         kinds={table.destination_type, "table"},
+        owners=owners_of(table.tags),
         tags={
             "rosetta/pipeline": pipeline.name,
             "rosetta/destination": table.destination,
@@ -111,6 +113,11 @@ def table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:
             table.destination_database, table.target_schema, table.target_table, () if table.custom_sql else table
         ),
     )
+
+
+def owners_of(tags: Iterable[str]) -> list[str]:
+    """Return the owners that smart tags name: `owner.finance` is the team finance."""
+    return [f"team:{tag.removeprefix(_OWNER)}" for tag in tags if tag.startswith(_OWNER) and tag != _OWNER]
 
 
 def source_table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:

@@ -18,8 +18,15 @@ from dagster import (
 from rosetta_dagster.assets.snapshot import CatalogSnapshot
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.jobs.outcome import engine_outcome
+from rosetta_dagster.jobs.verb import findings_table
 from rosetta_dagster.monitoring.verdicts import CHECKS, CheckVerdict, verdicts
 from rosetta_dagster.resources.catalog import catalog_session, read_health
+
+DOCTOR = "doctor_finds_no_error"
+_DOCTOR_DESCRIPTION = (
+    "Source, slot, publication, rights and settings are as a pipeline needs them, and every target table has the "
+    "columns, types and key of its source table. Executed on demand only: it asks all servers."
+)
 
 
 def build_pipeline_checks(snapshot: CatalogSnapshot) -> list[AssetChecksDefinition]:
@@ -48,7 +55,40 @@ def build_pipeline_checks(snapshot: CatalogSnapshot) -> list[AssetChecksDefiniti
                 metadata=verdict.numbers,
             )
 
-    return [pipeline_checks]
+    return [pipeline_checks, _doctor_checks(snapshot)]
+
+
+def _doctor_checks(snapshot: CatalogSnapshot) -> AssetChecksDefinition:
+    specs = [
+        AssetCheckSpec(DOCTOR, asset=pipeline_key(pipeline.name), description=_DOCTOR_DESCRIPTION)
+        for pipeline in snapshot.pipelines
+    ]
+
+    @multi_asset_check(name="pipeline_doctor", specs=specs, can_subset=True)
+    def pipeline_doctor(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+        # Imported by a run, never by the code server: it reaches into the engine and its libraries.
+        from cdc_runner.doctor.run import examine_subject, read_subjects
+
+        with engine_outcome(), catalog_session() as session:
+            subjects = {pipeline_key(subject.name): subject for subject in read_subjects(session)}
+        for key in context.selected_asset_check_keys:
+            subject = subjects.get(key.asset_key)
+            if subject is None:
+                yield AssetCheckResult(asset_key=key.asset_key, check_name=DOCTOR, passed=False,
+                                       description="the pipeline was removed")  # fmt: skip
+                continue
+            report = examine_subject(subject)
+            bad = [one for one in report.findings if one.level != "ok"]
+            counts = f"{report.count('error')} errors, {report.count('warning')} warnings"
+            yield AssetCheckResult(
+                asset_key=key.asset_key,
+                check_name=DOCTOR,
+                passed=report.ok,
+                description=f"{counts}; {bad[0].subject}: {bad[0].what}" if bad else counts,
+                metadata={"findings": findings_table([one.as_json() for one in bad])},
+            )
+
+    return pipeline_doctor
 
 
 def check_event(pipeline: str, verdict: CheckVerdict) -> AssetCheckEvaluation:

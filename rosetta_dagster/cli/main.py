@@ -33,6 +33,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "doctor": LazyCommand("rosetta_dagster.cli.doctor:doctor", "Check everything that a pipeline needs."),
     "down": LazyCommand("rosetta_dagster.local.commands:down", "Stop what `rosetta up --detach` started."),
     "keygen": LazyCommand("rosetta_dagster.cli.keygen:keygen", "Print a new credential encryption key."),
+    "notification": LazyCommand("rosetta_dagster.cli.notification:notification", "List; create and test channels."),
     "pipeline": LazyCommand("rosetta_dagster.cli.pipeline:pipeline", "List, show, create, start, pause, remove, ..."),
     "rotate-key": LazyCommand("rosetta_dagster.cli.keygen:rotate_key", "Store credentials with a new key."),
     "runner": LazyCommand("rosetta_dagster.cli.runner:runner", "Run the pipelines until stopped."),

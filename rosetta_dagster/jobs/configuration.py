@@ -1,15 +1,15 @@
-"""Jobs of the configuration: apply a file, test connections."""
+"""The job that applies a configuration file."""
 
 # The services reach into the engine and its libraries: they are imported by a run, never by the code server.
 # Annotations stay objects here: Dagster looks at the one of `context` before it could resolve a text.
 
 from pathlib import Path
 
-from dagster import Config, Failure, JobDefinition, MetadataValue, OpExecutionContext, in_process_executor, job, op
+from dagster import Config, JobDefinition, MetadataValue, OpExecutionContext, in_process_executor, job, op
 from pydantic import Field
 
 from rosetta_dagster.jobs.outcome import engine_outcome
-from rosetta_dagster.resources.catalog import catalog_engine, catalog_session
+from rosetta_dagster.resources.catalog import catalog_engine
 
 
 class ApplyConfig(Config):
@@ -24,12 +24,6 @@ class ApplyConfig(Config):
     )
     dry_run: bool = Field(default=True, description="On: show the differences and change nothing.")
     prune: bool = Field(default=False, description="Also remove what the file does not name; refused for what runs.")
-
-
-class NameConfig(Config):
-    """Which one."""
-
-    name: str = Field(description="Its name, as in the configuration file.")
 
 
 @op(name="apply")
@@ -48,31 +42,6 @@ def apply_op(context: OpExecutionContext, config: ApplyConfig) -> None:
     )
 
 
-def _report(context: OpExecutionContext, kind: str, result: dict[str, object]) -> None:
-    facts = {str(name): MetadataValue.text(str(value)) for name, value in result.items() if value is not None}
-    if result.get("error"):
-        raise Failure(f"{kind} {result['name']}: {result['error']}", facts, allow_retries=False)
-    context.add_output_metadata({"result": f"{kind} {result['name']} is reachable", **facts})
-
-
-@op(name="connect_to_source")
-def test_source_op(context: OpExecutionContext, config: NameConfig) -> None:
-    from cdc_runner.services.source import check_source
-
-    with engine_outcome(), catalog_session() as session:
-        result = check_source(session, config.name)
-    _report(context, "source", result)
-
-
-@op(name="connect_to_destination")
-def test_destination_op(context: OpExecutionContext, config: NameConfig) -> None:
-    from cdc_runner.services.destination import check_destination
-
-    with engine_outcome(), catalog_session() as session:
-        result = check_destination(session, config.name)
-    _report(context, "destination", result)
-
-
 _TAGS = {"dagster/max_runtime": "300"}
 
 
@@ -86,22 +55,4 @@ def apply_file() -> None:
     apply_op()
 
 
-@job(
-    executor_def=in_process_executor,
-    tags=_TAGS,
-    description="Connects to a source with its stored credentials and says what is wrong, if anything.",
-)
-def test_source() -> None:
-    test_source_op()
-
-
-@job(
-    executor_def=in_process_executor,
-    tags=_TAGS,
-    description="Connects to a destination with its stored credentials and says what is wrong, if anything.",
-)
-def test_destination() -> None:
-    test_destination_op()
-
-
-CONFIGURATION_JOBS: list[JobDefinition] = [apply_file, test_source, test_destination]
+CONFIGURATION_JOBS: list[JobDefinition] = [apply_file]

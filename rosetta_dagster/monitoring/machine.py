@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.models import SystemMetric
@@ -18,14 +19,21 @@ _PIPELINE_MODULE = "cdc_runner.pipeline"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one subject uses: percent of one core (of all cores for the host) and bytes."""
+    """What one subject uses: percent of one core (of all cores for the host) and bytes; None where not measured here.
+
+    Attributes:
+        wal_bytes: WAL that the source keeps for a pipeline's slot.
+        lag_ms: the largest lag of a pipeline's destinations.
+    """
 
     subject: str
-    cpu_percent: float
-    used_memory: int
+    cpu_percent: float | None = None
+    used_memory: int | None = None
     total_memory: int | None = None
     used_swap: int | None = None
     total_swap: int | None = None
+    wal_bytes: int | None = None
+    lag_ms: int | None = None
 
 
 class Machine:
@@ -65,7 +73,7 @@ class Machine:
             with contextlib.suppress(psutil.Error):
                 name = pipelines.get(_pipeline_id(child.cmdline()) or -1)
                 if name is not None:
-                    found[child.pid] = (f"pipeline:{name}", self._known(child.pid))
+                    found[child.pid] = (f"{PIPELINE_PREFIX}{name}", self._known(child.pid))
         return found
 
     def _known(self, pid: int) -> psutil.Process:
@@ -89,6 +97,30 @@ def _pipeline_id(command: Sequence[str]) -> int | None:
         return None
 
 
+PIPELINE_PREFIX = "pipeline:"
+
+_PIPELINES = text(
+    """
+    SELECT p.name, max(o.lag_ms) AS lag_ms, max(w.retained_wal_bytes) AS wal_bytes
+    FROM pipelines p
+    LEFT JOIN stream_offsets o ON o.pipeline_id = p.id AND o.updated_at > now() - interval '2 minutes'
+    LEFT JOIN wal_monitor w ON w.source_id = p.source_id
+    WHERE p.status <> 'PAUSE' GROUP BY p.name ORDER BY p.name
+    """
+)
+
+
+def with_pipelines(session: Session, usage: Sequence[Usage]) -> list[Usage]:
+    """Add lag and WAL of every pipeline that is to run, also of those that run on another host."""
+    measured = {one.subject: one for one in usage}
+    for row in session.execute(_PIPELINES):
+        subject = f"{PIPELINE_PREFIX}{row.name}"
+        known = measured.get(subject, Usage(subject))
+        if known.cpu_percent is not None or row.lag_ms is not None:
+            measured[subject] = replace(known, lag_ms=row.lag_ms, wal_bytes=row.wal_bytes)
+    return list(measured.values())
+
+
 def store_usage(session: Session, usage: Sequence[Usage]) -> None:
     """Keep what was measured; pruned by age."""
     host = socket.gethostname()
@@ -101,6 +133,8 @@ def store_usage(session: Session, usage: Sequence[Usage]) -> None:
             used_memory=one.used_memory,
             total_swap=one.total_swap,
             used_swap=one.used_swap,
+            wal_bytes=one.wal_bytes,
+            lag_ms=one.lag_ms,
         )
         for one in usage
     )
@@ -109,6 +143,11 @@ def store_usage(session: Session, usage: Sequence[Usage]) -> None:
 def usage_line(usage: Sequence[Usage]) -> str:
     """Return one line for the list of ticks."""
     host, *others = usage
-    share = 100 * host.used_memory / host.total_memory if host.total_memory else 0
-    rest = "; ".join(f"{one.subject} {one.cpu_percent:.0f} % {one.used_memory / 1048576:.0f} MB" for one in others[:5])
-    return f"host {host.cpu_percent:.0f} % CPU, {share:.0f} % memory" + (f"; {rest}" if rest else "; no runner here")
+    share = 100 * (host.used_memory or 0) / host.total_memory if host.total_memory else 0
+    here = [one for one in others if one.cpu_percent is not None]
+    rest = "; ".join(
+        f"{one.subject} {one.cpu_percent:.0f} % {(one.used_memory or 0) / 1048576:.0f} MB" for one in here[:5]
+    )
+    return f"host {host.cpu_percent or 0:.0f} % CPU, {share:.0f} % memory" + (
+        f"; {rest}" if rest else "; no runner here"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -11,6 +12,7 @@ from cdc_runner.catalog.settings import get_setting
 from rosetta_dagster.resources.catalog import RunnerHeartbeat, read_runners
 
 TOP_TABLES = 10
+RECENT_EVENTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,40 @@ class MonitorRun:
 
 
 @dataclass(frozen=True, slots=True)
+class RecentEvent:
+    """A notification, as the overview lists it."""
+
+    severity: str
+    status: str
+    title: str
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
-    """What the overview shows beside the health of the pipelines."""
+    """What the overview shows beside the health of the pipelines.
+
+    Attributes:
+        backfills: status -> how many of the last day, and all that are open.
+        open_notifications: conditions that hold now.
+        unsent: messages that a channel has not taken yet.
+        credits_month: Snowflake credits of this month, None without a Snowflake destination.
+        host_cpu: percent of all cores, of the host of this Dagster.
+        host_memory: percent.
+    """
 
     flows: tuple[Flow, ...]
     top: tuple[TopTable, ...]
     runners: tuple[RunnerHeartbeat, ...]
     monitors: tuple[MonitorRun, ...]
+    events: tuple[RecentEvent, ...] = ()
+    backfills: tuple[tuple[str, int], ...] = ()
+    open_notifications: int = 0
+    unsent: int = 0
+    credits_month: float | None = None
+    credits_last_month: float | None = None
+    host_cpu: float | None = None
+    host_memory: float | None = None
 
 
 # The bounds are times, so that the index on recorded_at is used.
@@ -81,6 +110,37 @@ _MONITORS = text(
 )
 
 
+_EVENTS = text(
+    f"""
+    SELECT type AS severity, status, title, extract(epoch FROM now() - last_seen_at)::float8 AS age_seconds
+    FROM notification_log WHERE NOT is_deleted ORDER BY last_seen_at DESC LIMIT {RECENT_EVENTS}
+    """
+)
+
+_BACKFILLS = text(
+    """
+    SELECT status, count(*) AS number FROM queue_backfill_data
+    WHERE status IN ('PENDING', 'EXECUTING') OR updated_at > now() - interval '1 day' GROUP BY 1 ORDER BY 1
+    """
+)
+
+_NUMBERS = text(
+    """
+    SELECT (SELECT count(*) FROM notification_log WHERE status = 'OPEN' AND NOT is_deleted) AS open_notifications,
+           (SELECT count(*) FROM notification_deliveries WHERE state = 'PENDING') AS unsent,
+           c.this_month AS credits_month, c.last_month AS credits_last_month,
+           m.cpu_usage AS host_cpu, 100.0 * m.used_memory / nullif(m.total_memory, 0) AS host_memory
+    FROM (SELECT sum(total_credit) FILTER (WHERE usage_date >= date_trunc('month', now()))::float8 AS this_month,
+                 sum(total_credit) FILTER (WHERE usage_date < date_trunc('month', now()))::float8 AS last_month
+          FROM credit_snowflake_monitoring
+          WHERE usage_date >= date_trunc('month', now()) - interval '1 month') c
+    LEFT JOIN (SELECT cpu_usage, used_memory, total_memory FROM system_metrics
+               WHERE subject = 'host' AND recorded_at > now() - interval '5 minutes'
+               ORDER BY recorded_at DESC LIMIT 1) m ON true
+    """
+)
+
+
 def read_overview(session: Session) -> Overview:
     """Return what the overview shows beside the health of the pipelines."""
     zone = {"zone": str(get_setting(session, "timezone"))}
@@ -89,4 +149,11 @@ def read_overview(session: Session) -> Overview:
         top=tuple(TopTable(**row) for row in session.execute(_TOP, zone).mappings()),
         runners=tuple(runner for runner in read_runners(session) if runner.alive),
         monitors=tuple(MonitorRun(**row) for row in session.execute(_MONITORS).mappings()),
+        events=tuple(RecentEvent(**row) for row in session.execute(_EVENTS).mappings()),
+        backfills=tuple((row.status, int(row.number)) for row in session.execute(_BACKFILLS)),
+        **{name: _number(value) for name, value in session.execute(_NUMBERS).mappings().one().items()},
     )
+
+
+def _number(value: Any) -> Any:
+    return value if value is None or isinstance(value, int) else float(value)

@@ -144,6 +144,7 @@ def store_results(session: Session, results: Sequence[WatchResult]) -> None:
                 "replication_lag_bytes": _lag(reading),
                 "retained_wal_bytes": reading.retained_bytes,
                 "safe_wal_bytes": reading.safe_bytes,
+                "directory_bytes": reading.directory_bytes,
             }
             size = reading.directory_bytes if reading.directory_bytes is not None else reading.retained_bytes or 0
             session.add(

@@ -5,6 +5,7 @@ The code server calls these every few seconds for as long as it lives, so they s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.database import open_catalog, session_scope
+from rosetta_dagster.monitoring.job_health import CADENCE_SECONDS
 
 READ_TIMEOUT_SECONDS = 5
 LIVE_HEARTBEAT_SECONDS = 30
@@ -249,19 +251,44 @@ def read_pipeline_states(session: Session) -> list[PipelineHealth]:
     return [PipelineHealth(**row, streams=(), tables=()) for row in session.execute(_PIPELINES).mappings()]
 
 
-def record_job(session: Session, job: str, error: str | None = None) -> None:
-    """Note that a periodic work has run, and whether it failed as a whole."""
-    session.execute(
-        text(
-            """
-            INSERT INTO job_metrics_monitoring (key_job_scheduler, last_run_at, is_error, error_message)
-            VALUES (:job, now(), :is_error, :error)
-            ON CONFLICT (key_job_scheduler) DO UPDATE SET
-                last_run_at = excluded.last_run_at, is_error = excluded.is_error, error_message = excluded.error_message
-            """
-        ),
-        {"job": job, "is_error": error is not None, "error": error},
-    )
+_RECORD_JOB = text(
+    """
+    INSERT INTO job_metrics_monitoring AS j
+        (key_job_scheduler, last_run_at, is_error, error_message, failures, last_success_at, duration_ms, status_line,
+         interval_seconds)
+    VALUES (:job, now(), :is_error, :error, CASE WHEN :is_error THEN 1 ELSE 0 END,
+            CASE WHEN :is_error THEN NULL ELSE now() END, :duration_ms, :line, :interval)
+    ON CONFLICT (key_job_scheduler) DO UPDATE SET
+        last_run_at = excluded.last_run_at, is_error = excluded.is_error, error_message = excluded.error_message,
+        failures = CASE WHEN excluded.is_error THEN j.failures + 1 ELSE 0 END,
+        last_success_at = coalesce(excluded.last_success_at, j.last_success_at),
+        duration_ms = excluded.duration_ms, status_line = excluded.status_line,
+        interval_seconds = excluded.interval_seconds
+    """
+)
+
+
+def record_job(
+    session: Session, job: str, error: str | None = None, *, started: float | None = None, line: str = ""
+) -> None:
+    """Note that a periodic work has run, how long it took, and whether it failed as a whole.
+
+    Args:
+        session: of the caller.
+        job: its name.
+        error: why it was worth nothing, as when every source failed; None when it did its work.
+        started: `time.monotonic()` at its beginning.
+        line: what it found, in one line.
+    """
+    values = {
+        "job": job,
+        "is_error": error is not None,
+        "error": error,
+        "duration_ms": None if started is None else round((time.monotonic() - started) * 1000),
+        "line": line[:1000] or None,
+        "interval": CADENCE_SECONDS.get(job),
+    }
+    session.execute(_RECORD_JOB, values)
 
 
 _CATALOG_PIPELINES = """
@@ -323,9 +350,28 @@ def read_catalog_fingerprint(session: Session) -> str:
     return str(session.execute(_FINGERPRINT).scalar_one())
 
 
-def read_pipeline_names(session: Session) -> list[str]:
-    """Return the names of the pipelines in their order."""
-    return list(session.execute(text("SELECT name FROM pipelines ORDER BY name")).scalars())
+_NAMES = text(
+    """
+    SELECT 'pipelines' AS picker, name FROM pipelines UNION ALL SELECT 'sources', name FROM sources
+    UNION ALL SELECT 'destinations', name FROM destinations
+    UNION ALL SELECT 'notification_channels', name FROM notification_channels ORDER BY 1, 2
+    """
+)
+
+
+def read_names(session: Session) -> dict[str, list[str]]:
+    """Return the names for each picker of the launchpad: pipelines, sources, destinations, notification_channels."""
+    names: dict[str, list[str]] = {
+        "pipelines": [], "sources": [], "destinations": [], "notification_channels": []
+    }  # fmt: skip
+    for picker, name in session.execute(_NAMES):
+        names[picker].append(name)
+    return names
+
+
+def has_snowflake(session: Session) -> bool:
+    """Tell whether there is a Snowflake destination."""
+    return bool(session.execute(text("SELECT EXISTS (SELECT 1 FROM destinations WHERE type = 'snowflake')")).scalar())
 
 
 def read_pipeline_ids(session: Session) -> dict[int, str]:

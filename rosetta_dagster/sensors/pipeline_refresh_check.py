@@ -14,8 +14,8 @@ from dagster import (
 )
 
 from cdc_runner.errors import RosettaError
-from rosetta_dagster.jobs.partitions import PIPELINES, partition_requests
-from rosetta_dagster.resources.catalog import catalog_session, read_catalog_fingerprint, read_pipeline_names, record_job
+from rosetta_dagster.jobs.partitions import picker_requests
+from rosetta_dagster.resources.catalog import catalog_session, read_catalog_fingerprint, read_names, record_job
 from rosetta_dagster.resources.webserver import URL_VARIABLE, reload_definitions, webserver_url
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.reload_policy import ReloadState, is_reload_due, seen
@@ -33,14 +33,14 @@ def build_pipeline_refresh_check(loaded_fingerprint: str) -> SensorDefinition:
     def pipeline_refresh_check(context: SensorEvaluationContext) -> SensorResult | SkipReason:
         try:
             with catalog_session() as session:
-                current, names = read_catalog_fingerprint(session), read_pipeline_names(session)
+                current, names = read_catalog_fingerprint(session), read_names(session)
                 record_job(session, "pipeline_refresh_check")
         except RosettaError as error:
             return SkipReason(str(error))
         status, state = _reload_if_due(loaded_fingerprint, current, ReloadState.from_cursor(context.cursor))
-        requests = partition_requests(names, context.instance.get_dynamic_partitions(PIPELINES.name or ""))
+        requests = picker_requests(names, context.instance.get_dynamic_partitions)
         return SensorResult(
-            skip_reason=f"{len(names)} pipelines; {status}",
+            skip_reason=f"{len(names['pipelines'])} pipelines; {status}",
             cursor=state.to_cursor(),
             dynamic_partitions_requests=requests,
         )

@@ -6,36 +6,61 @@ import time
 
 from dagster import DefaultSensorStatus, SensorEvaluationContext, SensorResult, SkipReason, sensor
 
+from cdc_runner.catalog.notifications import sync_conditions
+from cdc_runner.catalog.settings import get_setting
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.assets.events import pipeline_event, table_event
 from rosetta_dagster.assets.overview import overview_event
 from rosetta_dagster.checks.pipelines import check_event
+from rosetta_dagster.monitoring.conditions import lag_conditions, table_conditions
 from rosetta_dagster.monitoring.overview import read_overview
+from rosetta_dagster.monitoring.publication import act_on_drift, watch_publications, watched_publications
 from rosetta_dagster.resources.catalog import catalog_session, read_health, record_job
 from rosetta_dagster.sensors.cadence import interval_for
-from rosetta_dagster.sensors.observation_plan import Memory, pipeline_rows, plan_observations
+from rosetta_dagster.sensors.observation_plan import Memory, pipeline_rows, plan_observations, status_line
 
 
 @sensor(
     minimum_interval_seconds=interval_for(60),
     default_status=DefaultSensorStatus.RUNNING,
     description="Each minute: state, rows, lag and positions of every pipeline, and of the tables that changed, as "
-    "asset events with plots. A table is told at once when its state changes, else at most every 10 minutes.",
+    "asset events with plots. A table is told at once when its state changes, else at most every 10 minutes. A "
+    "pipeline whose publication was altered, or has lost tables, is paused with that reason, as its changes would be "
+    "lost in silence.",
 )
 def replication_monitor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+    started = time.monotonic()
     try:
+        drifts = _look_at_publications()
         with catalog_session() as session:
             health, overview = read_health(session), read_overview(session)
-            record_job(session, "replication_monitor")
+            warning = 1000 * int(get_setting(session, "lag_warning_seconds"))
+            sync_conditions(session, "destination:", lag_conditions(health, warning))
+            sync_conditions(session, "tables:", table_conditions(health))
+            line = "; ".join([status_line(health), *drifts])
+            record_job(session, "replication_monitor", started=started, line=line)
     except RosettaError as error:
         return SkipReason(str(error))
     plan = plan_observations(health, Memory.from_cursor(context.cursor), time.time())
     streams = {(one.pipeline, one.destination): one for pipeline in health for one in pipeline.streams}
     rates = {note.health.pipeline: note.rows_per_second for note in plan.pipelines}
     events = [
-        overview_event(health, rates, overview, plan.status),
+        overview_event(health, rates, overview, line),
         *(pipeline_event(note.health, pipeline_rows(note.health), note.rows_per_second) for note in plan.pipelines),
         *(check_event(pipeline, verdict) for pipeline, verdict in plan.checks),
         *(table_event(table, streams.get((table.pipeline, table.destination))) for table in plan.tables),
     ]
-    return SensorResult(asset_events=events, skip_reason=plan.status, cursor=plan.memory.to_cursor())
+    return SensorResult(asset_events=events, skip_reason=line, cursor=plan.memory.to_cursor())
+
+
+def _look_at_publications() -> list[str]:
+    """Return one line for each publication that drifts, its pipeline being paused now."""
+    with catalog_session() as session:
+        try:
+            watched = watched_publications(session)
+        except RosettaError as error:
+            # Without a key no source can be asked; what the config database tells is shown all the same.
+            return [str(error)]
+    answers = watch_publications(watched)
+    with catalog_session() as session:
+        return act_on_drift(session, watched, answers)

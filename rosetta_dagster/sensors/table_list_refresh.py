@@ -5,8 +5,8 @@ from __future__ import annotations
 from dagster import DefaultSensorStatus, SensorEvaluationContext, SensorResult, SkipReason, sensor
 
 from cdc_runner.errors import RosettaError
-from rosetta_dagster.jobs.partitions import PIPELINES, partition_requests
-from rosetta_dagster.resources.catalog import catalog_session, read_health, record_job
+from rosetta_dagster.jobs.partitions import picker_requests
+from rosetta_dagster.resources.catalog import catalog_session, read_health, read_names, record_job
 from rosetta_dagster.sensors.cadence import interval_for
 
 
@@ -18,11 +18,10 @@ from rosetta_dagster.sensors.cadence import interval_for
 def table_list_refresh(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     try:
         with catalog_session() as session:
-            health = read_health(session)
+            health, names = read_health(session), read_names(session)
             record_job(session, "table_list_refresh")
     except RosettaError as error:
         return SkipReason(str(error))
-    names = [one.pipeline for one in health]
-    requests = partition_requests(names, context.instance.get_dynamic_partitions(PIPELINES.name or ""))
+    requests = picker_requests(names, context.instance.get_dynamic_partitions)
     counts = ", ".join(f"{one.pipeline}: {len(one.tables)} tables" for one in health)
     return SensorResult(skip_reason=counts or "no pipelines", dynamic_partitions_requests=requests)

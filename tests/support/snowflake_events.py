@@ -72,7 +72,6 @@ def ready(destination: SnowflakeDestination, *schemas: TableSchema) -> None:
     destination.start_at(Position(1))
     for schema in schemas:
         session.objects.make(sync_of(schema), session.objects.shape(schema), None)
-        session.objects.start_task(sync_of(schema))
     destination.remember_all([TableState(sync_of(one), True, Position(1), one) for one in schemas])
 
 

@@ -46,7 +46,6 @@ class Channel:
     committed: str | None = None
     inserted: int = 0
     errors: int = 0
-    counted: int = 0
     valid: bool = True
     pending: deque[tuple[float, str, list[dict[str, Any]]]] = field(default_factory=deque)
     requests: deque[float] = field(default_factory=deque)
@@ -82,8 +81,6 @@ class SnowflakeServer:
         """A text: rows that hold it are rejected."""
         self.chaos = 0.0
         self.pipe_suffix = "-STREAMING"
-        self.late_counts = 0
-        """How many answers give the count of rows as it was before."""
         self.polls = 0
         """How often a statement is asked for before it has a result."""
         self.cancelled: list[str] = []
@@ -377,13 +374,10 @@ class SnowflakeServer:
 
     def _status(self, channel: Channel) -> dict[str, Any]:
         self._commit(channel)
-        self.late_counts -= 1
-        if self.late_counts <= 0:
-            channel.counted = channel.inserted
         return {
             "channel_status_code": "ACTIVE" if channel.valid else "ERR_CHANNEL_MUST_BE_REOPENED",
             "last_committed_offset_token": channel.committed,
-            "rows_inserted": channel.inserted if self.late_counts <= 0 else channel.counted,
+            "rows_inserted": channel.inserted,
             "rows_parsed": channel.inserted + channel.errors,
             "rows_error_count": channel.errors,
         }

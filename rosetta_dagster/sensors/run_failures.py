@@ -1,0 +1,35 @@
+"""Sensor that tells of failed runs."""
+
+from __future__ import annotations
+
+from dagster import DefaultSensorStatus, RunFailureSensorContext, run_failure_sensor
+
+from cdc_runner.catalog.events import record_event
+from rosetta_dagster.resources.catalog import catalog_session
+
+_MAX_CHARACTERS = 500
+
+
+@run_failure_sensor(
+    name="run_failures",
+    monitor_all_code_locations=False,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Makes a notification of every failed run, with its reason in one sentence.",
+)
+def run_failures(context: RunFailureSensorContext) -> None:
+    run = context.dagster_run
+    partition = run.tags.get("dagster/partition")
+    name = f"{run.job_name} of {partition}" if partition else run.job_name
+    with catalog_session() as session:
+        title = f"Run of {name} failed"
+        message = f"{_reason(context)} (run {run.run_id})"
+        record_event(session, "run_failed", name, "WARNING", title, message, lasting=False)
+
+
+def _reason(context: RunFailureSensorContext) -> str:
+    """Return the sentence of the operation that failed; never a stack trace, which may hold anything."""
+    for event in context.get_step_failure_events():
+        told = event.step_failure_data.user_failure_data
+        if told is not None and told.description:
+            return told.description[:_MAX_CHARACTERS]
+    return "the run ended without a reason of its own: see its log"

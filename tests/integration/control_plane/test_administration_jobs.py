@@ -1,0 +1,184 @@
+"""The jobs that administer sources, destinations, pipelines, settings and notifications, launched as the pages do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dagster import JobDefinition
+
+from cdc_runner.catalog.credentials import Keyring
+from cdc_runner.catalog.pipelines import source_place
+from rosetta_dagster.control_plane import build_definitions, fetch_catalog
+from tests.support.receiver import receiving
+
+pytestmark = [pytest.mark.dagster, pytest.mark.pg]
+
+
+@pytest.fixture
+def launch(catalog, instance, monkeypatch):
+    """Launch a job by its name, with the configuration of its one operation; return its result metadata."""
+    monkeypatch.setenv("ANY_PASSWORD", "canary-word")
+    jobs: dict[str, JobDefinition] = {job.name: job for job in build_definitions(fetch_catalog()).jobs or []}  # type: ignore[misc]
+
+    def run(name: str, partition: str | None = None, /, *, succeeds: bool = True, **config: Any) -> dict[str, Any]:
+        job = jobs[name]
+        (operation,) = [node.name for node in job.nodes]
+        if partition is not None:
+            assert job.partitions_def is not None
+            instance.add_dynamic_partitions(str(job.partitions_def.name), [partition])  # type: ignore[attr-defined]
+        run_config = {"ops": {operation: {"config": config}}} if config else {}
+        result = job.execute_in_process(
+            instance=instance, partition_key=partition, run_config=run_config, raise_on_error=False
+        )
+        assert "canary-word" not in str(result.all_events) + str(result.dagster_run.run_config)
+        if not result.success:
+            assert not succeeds, result.all_events
+            (event,) = [one for one in result.all_events if one.event_type_value == "STEP_FAILURE"]
+            failed: Any = event.event_specific_data
+            return {"failure": failed.user_failure_data.description}
+        assert succeeds
+        (event,) = [one for one in result.all_events if one.event_type_value == "STEP_OUTPUT"]
+        output: Any = event.event_specific_data
+        return {key: value.value for key, value in output.metadata.items() if hasattr(value, "value")}
+
+    return run
+
+
+SOURCE = {"host": "127.0.0.1", "port": 9, "database": "shop", "username": "rosetta", "password_env": "ANY_PASSWORD"}
+
+
+def test_source_is_created_changed_copied_and_removed(catalog, launch) -> None:
+    assert "is created" in launch("create_source", name="shop", **SOURCE)["result"]
+    assert "exists already" in launch("create_source", succeeds=False, name="shop", **SOURCE)["failure"]
+    assert "secret is never typed" in launch(
+        "create_source", succeeds=False, name="other", **{**SOURCE, "password_env": ""})["failure"]  # fmt: skip
+    assert "2 fields" in launch("change_source", "shop", host="DB.example.com", tables=["sales.*"])["result"]
+    assert catalog.execute("SELECT host, table_patterns, username FROM sources") == [
+        ("db.example.com", ["sales.*"], "rosetta")]  # fmt: skip
+    assert "sslmode" in launch("change_source", "shop", succeeds=False, sslmode="maybe")["failure"]
+    assert "nothing to change" in launch("change_source", "shop", succeeds=False)["failure"]
+    launch("duplicate_source", "shop", new_name="shop2")
+    rows = catalog.execute("SELECT id, slot_name, password FROM sources WHERE name = 'shop2'")
+    ((identifier, slot, stored),) = rows
+    assert slot == "rosetta_shop2"
+    assert Keyring(bytes(range(32))).decrypt(stored, source_place(identifier)).get_secret_value() == "canary-word"
+    assert "dry run" in launch("remove_source", "shop2")["result"]
+    assert catalog.execute("SELECT count(*) FROM sources") == [(2,)]
+    assert "is removed" in launch("remove_source", "shop2", dry_run=False, keep_slot=True)["result"]
+    assert catalog.execute("SELECT count(*) FROM sources") == [(1,)]
+
+
+def test_destination_is_created_changed_copied_and_removed(catalog, launch) -> None:
+    target = {"type": "postgres", "host": "h", "database": "d", "username": "u", "password_env": "ANY_PASSWORD"}
+    launch("create_destination", name="dwh", target_schema="shop", **target)
+    assert "literal" not in launch("change_destination", "dwh", port=5433, target_schema="sales")["result"]
+    assert catalog.execute("SELECT config ->> 'port', config ->> 'schema' FROM destinations") == [("5433", "sales")]
+    launch("change_destination", "dwh", password_env="ANY_PASSWORD")
+    launch("duplicate_destination", "dwh", new_name="dwh2")
+    assert "dry run" in launch("remove_destination", "dwh2")["result"]
+    launch("remove_destination", "dwh2", dry_run=False)
+    assert catalog.execute("SELECT name FROM destinations") == [("dwh",)]
+    assert "connect" in launch("test_destination", "dwh", succeeds=False)["failure"]
+
+
+def test_pipeline_is_created_and_what_it_copies_is_changed(catalog, launch, add_pipeline) -> None:
+    add_pipeline("shop")
+    launch("create_source", name="billing", **SOURCE)
+    target = {"type": "postgres", "host": "h", "database": "d", "username": "u", "password_env": "ANY_PASSWORD"}
+    for name in ("one", "two"):
+        launch("create_destination", name=name, **target)
+    launch("create_pipeline", name="bills", source="billing", destinations=["one"])
+    assert "uses this source already" in launch(
+        "create_pipeline", succeeds=False, name="more", source="billing", destinations=["one"])["failure"]  # fmt: skip
+    launch("add_pipeline_destination", "bills", destination="two")
+    assert "already" in launch("add_pipeline_destination", "bills", succeeds=False, destination="two")["failure"]
+    launch("add_pipeline_table", "bills", destination="two", table="public.invoices", target="bills", tags=["pii"])
+    launch("add_pipeline_table", "bills", destination="two", table="public.items")
+    declared = (
+        "SELECT s.table_name, s.table_name_target FROM pipelines_destination_table_sync s"
+        " JOIN pipeline_destinations d ON d.id = s.pipeline_destination_id"
+        " JOIN pipelines p ON p.id = d.pipeline_id WHERE p.name = 'bills' ORDER BY 1"
+    )
+    assert catalog.execute(declared) == [("public.invoices", "bills"), ("public.items", None)]
+    assert "dry run" in launch("remove_pipeline_table", "bills", destination="two", table="public.items")["result"]
+    launch("remove_pipeline_table", "bills", destination="two", table="public.items", dry_run=False)
+    assert catalog.execute(declared) == [("public.invoices", "bills")]
+    refused = launch("remove_pipeline_table", "bills", succeeds=False, destination="two", table="public.invoices",
+                     target="bills", dry_run=False)  # fmt: skip
+    assert "last declared table" in refused["failure"]
+    launch("change_pipeline_settings", "bills", settings={"load_workers": "3"})
+    assert catalog.execute("SELECT settings FROM pipelines WHERE name = 'bills'") == [({"load_workers": "3"},)]
+    assert "load_workers" in launch(
+        "change_pipeline_settings", "bills", succeeds=False, settings={"load_workers": "0"})["failure"]  # fmt: skip
+    assert "dry run" in launch("remove_pipeline_destination", "bills", destination="two")["result"]
+    launch("remove_pipeline_destination", "bills", destination="two", dry_run=False)
+    assert "only destination" in launch("remove_pipeline_destination", "bills", destination="one")["result"]
+    assert "2 pipelines" in launch("list_pipelines")["result"]
+
+
+def test_tables_publication_and_slot_of_a_real_source(catalog, launch, source_database) -> None:
+    server = source_database.server
+    source_database.execute("CREATE TABLE orders (id int PRIMARY KEY); CREATE TABLE loose (a int)")
+    catalog_source = {
+        "host": server.host, "port": server.port, "database": source_database.name, "username": server.username,
+    }  # fmt: skip
+    launch("create_source", name="shop", tables=["public.orders"], password_env="ANY_PASSWORD", **catalog_source)
+    ((identifier,),) = catalog.execute("SELECT id FROM sources")
+    secret = Keyring(bytes(range(32))).encrypt(server.password, source_place(identifier))
+    catalog.execute("UPDATE sources SET password = %s, slot_name = %s", (secret, f"{source_database.name}_s"))
+    assert "reachable" in launch("test_source", "shop")["result"]
+    assert launch("list_source_tables", "shop")["result"] == "2 tables at source shop, 1 of them registered"
+    assert launch("browse_source_schema", "shop", table="public.orders")["result"] == "1 columns"
+    assert "no table" in launch("register_tables", "shop", succeeds=False, tables=["public.absent"])["failure"]
+    assert "1 of 2" in launch("register_tables", "shop", tables=["public.loose", "public.orders"])["result"]
+    assert "dry run" in launch("unregister_tables", "shop", tables=["public.loose"])["result"]
+    launch("unregister_tables", "shop", tables=["public.loose"], dry_run=False)
+    assert catalog.execute("SELECT table_patterns FROM sources") == [(["public.orders"],)]
+    catalog.execute(
+        "INSERT INTO presets (source_id, name, table_names) VALUES (%s, 'core', '{public.orders}')", (identifier,)
+    )
+    assert "1 new tables" in launch("create_publication", "shop", preset="core")["result"]
+    refused = launch("create_publication", "shop", succeeds=False, tables=["public.loose"])["failure"]
+    assert "would fail at the source" in refused
+    source_database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (f"{source_database.name}_s",))
+    assert "dry run: slot" in launch("drop_slot", "shop")["result"]
+    assert "recovery plan" in launch("drop_slot", "shop", dry_run=False)["result"]
+    assert "no slot" in launch("drop_slot", "shop", succeeds=False, dry_run=False)["failure"]
+    assert "dry run" in launch("drop_publication", "shop")["result"]
+    assert "is dropped" in launch("drop_publication", "shop", dry_run=False)["result"]
+
+
+def test_settings_history_and_notifications(catalog, launch, add_pipeline, monkeypatch) -> None:
+    add_pipeline("shop")
+    assert "settings" in launch("show_settings")["result"]
+    assert launch("change_setting", setting="retention_days", value="30")["result"] == "retention_days is 30 now"
+    assert "no setting" in launch("change_setting", succeeds=False, setting="nothing", value="1")["failure"]
+    assert launch("show_schema_history", "shop-source")["result"].startswith("1 versions")
+    with receiving() as hook:
+        monkeypatch.setenv("HOOK_URL", f"{hook.url}/canary-word")
+        launch("change_setting", setting="notification_allow_internal", value="true")
+        launch("create_notification_channel", name="hook", type="webhook", url_env="HOOK_URL")
+        assert "took the message" in launch("test_notification", "hook")["result"]
+        hook.answers = [500]
+        assert "HTTP 500" in launch("test_notification", "hook", succeeds=False)["failure"]
+    assert "0 open" in launch("list_notifications")["result"]
+    assert "marked as read" in launch("acknowledge_notifications", clear=True)["result"]
+    assert "is changed" in launch("change_notification_channel", "hook", enabled=False)["result"]
+    assert "dry run" in launch("remove_notification_channel", "hook")["result"]
+    launch("remove_notification_channel", "hook", dry_run=False)
+    assert catalog.execute("SELECT count(*) FROM notification_channels") == [(0,)]
+
+
+def test_every_destructive_job_is_a_dry_run_unless_told_otherwise() -> None:
+    from rosetta_dagster.control_plane import _JOBS
+
+    words = ("remove_", "drop_", "unregister_", "refresh_pipeline", "apply_file")
+    for job in _JOBS:
+        (first, *_) = job.nodes
+        definition: Any = first.definition
+        schema = definition.config_schema.config_type
+        if job.name.startswith(words):
+            field = schema.fields["dry_run"]
+            assert field.default_provided, job.name
+            assert field.default_value is True, job.name

@@ -117,6 +117,19 @@ class ChangeStream(Protocol):
         """
         ...
 
+    def hold(self) -> None:
+        """Take nothing more from the source until `resume`; what was taken before still goes to the reader.
+
+        Every transaction that was taken committed before this call returned. So the consistent point of a slot that is
+        created meanwhile lies behind all of them, and can be made a barrier before anything beyond it is taken. Keep it
+        short: the source's server waits.
+        """
+        ...
+
+    def resume(self, barrier: Position | None = None) -> None:
+        """Go on after `hold`; no batch spans the barrier."""
+        ...
+
     def close(self) -> None:
-        """End the engine and free the slot; idempotent."""
+        """End the engine and free the slot; idempotent. Ends a `hold`."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -181,11 +182,21 @@ class SnapshotSlot:
     object is open. A temporary slot goes away with it, a permanent one stays.
     """
 
-    def __init__(self, address: PostgresAddress, slot: str, *, temporary: bool = False) -> None:
+    def __init__(
+        self, address: PostgresAddress, slot: str, *, temporary: bool = False, timeout_seconds: float | None = None
+    ) -> None:
         """Create the slot.
 
+        Args:
+            address: of the source.
+            slot: name of the slot.
+            temporary: it goes away with this object.
+            timeout_seconds: longest wait for transactions that are open at the source; None waits for as long as it
+                takes.
+
         Raises:
-            RosettaError: CONFLICT when the slot exists, and the source's connection errors.
+            RosettaError: CONFLICT when the slot exists, SOURCE_UNAVAILABLE when time is up, and the source's
+                connection errors.
         """
         self.slot = slot
         self._connection = connect(
@@ -193,6 +204,10 @@ class SnapshotSlot:
             application_name="rosetta snapshot",
             connection_factory=psycopg2.extras.LogicalReplicationConnection,
         )
+        # statement_timeout does not apply to replication commands.
+        timer = threading.Timer(timeout_seconds or 0.0, self._connection.cancel)
+        if timeout_seconds is not None:
+            timer.start()
         try:
             with self._connection.cursor() as cursor:
                 kind = "TEMPORARY " if temporary else ""
@@ -203,9 +218,19 @@ class SnapshotSlot:
         except psycopg2.errors.DuplicateObject as error:
             self._connection.close()
             raise RosettaError(ErrorKind.CONFLICT, f"replication slot {slot} exists already") from error
+        except psycopg2.errors.QueryCanceled as error:
+            self._connection.close()
+            raise RosettaError(
+                ErrorKind.SOURCE_UNAVAILABLE,
+                f"no consistent snapshot of the source within {timeout_seconds or 0:g} s: a transaction is open there",
+            ) from error
         except psycopg2.Error as error:
             self._connection.close()
             raise classify(error, "source") from error
+        finally:
+            timer.cancel()
+            if timeout_seconds is not None:
+                timer.join()
         assert row is not None
         self.lsn = parse_lsn(row[1])
         self.snapshot: str = row[2]

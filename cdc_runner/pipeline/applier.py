@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -62,6 +63,19 @@ class ApplyStatus:
     detached: bool = False
 
 
+class FencePoint(Protocol):
+    """A position at which the destination is held for a moment."""
+
+    position: Position
+
+    def reached(self, applier: Applier) -> None:
+        """Do what is to be done there, in the applier's thread: all up to the position is applied, nothing beyond it.
+
+        Never raises. The destination may be closed afterwards.
+        """
+        ...
+
+
 class Applier:
     """Applies batches to one destination in a thread of its own.
 
@@ -105,6 +119,8 @@ class Applier:
         for sync in syncs:
             self._by_source.setdefault(sync.source, []).append((sync, snapshots[sync.target]))
         self.failure: RosettaError | None = None
+        self.fence: FencePoint | None = None
+        """Where to stop for a moment; set before a batch beyond it is taken from the source."""
         self._thread = threading.Thread(target=self._run, name=f"apply-{destination.name}", daemon=True)
 
     def start(self) -> None:
@@ -170,6 +186,10 @@ class Applier:
                 return
 
     def _apply(self, batch: ShapedBatch) -> None:
+        fence = self.fence
+        if fence is not None and self.status.position <= fence.position < batch.last:
+            self.fence = None
+            fence.reached(self)
         careful = False
         tried: set[str] = set()
         attempt = 0

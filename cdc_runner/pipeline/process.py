@@ -226,6 +226,7 @@ class PipelineRun:
                 self._reporter,
                 self._stopping,
                 self._directory,
+                self._catalog,
             )
             return run.run()
         finally:

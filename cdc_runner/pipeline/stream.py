@@ -10,12 +10,14 @@ from enum import StrEnum
 from pathlib import Path
 
 import structlog
+from sqlalchemy import Engine
 
 from cdc_runner.capture.assemble import BatchSettings
 from cdc_runner.capture.base import ChangeStream
 from cdc_runner.capture.registry import SchemaRegistry
 from cdc_runner.errors import Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
+from cdc_runner.pipeline.fence import FenceKeeper
 from cdc_runner.pipeline.prepare import Attached
 from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.shaped import Shaper
@@ -50,8 +52,10 @@ class StreamRun:
         reporter: Reporter,
         stopping: threading.Event,
         directory: Path,
+        catalog: Engine,
     ) -> None:
         self._spec = spec
+        self._catalog = catalog
         self._source = source
         self._tables = tables
         self._floors = list(floors)
@@ -91,6 +95,8 @@ class StreamRun:
         for applier in self.appliers:
             applier.start()
         self._watcher.start()
+        fences = FenceKeeper(self._catalog, self._spec, stream, self.appliers)
+        fences.start()
         self._reporter.attach(self)
         shaper = Shaper(batch_settings(self._spec.settings).segment_bytes)
         takes_events = {applier.destination.takes_events for applier in self.appliers}
@@ -114,6 +120,7 @@ class StreamRun:
                 applier.stop(drain_seconds=drain)
             self._restart.set()
             stream.close()
+            fences.stop()
             self._reporter.detach()
             for session in self._sessions:
                 session.close()

@@ -35,11 +35,13 @@ COMMANDS: dict[str, LazyCommand] = {
     "keygen": LazyCommand("rosetta_dagster.cli.keygen:keygen", "Print a new credential encryption key."),
     "notification": LazyCommand("rosetta_dagster.cli.notification:notification", "List; create and test channels."),
     "pipeline": LazyCommand("rosetta_dagster.cli.pipeline:pipeline", "List, show, create, start, pause, remove, ..."),
+    "repair": LazyCommand("rosetta_dagster.cli.verify:repair", "Fetch rows that differ again; delete extra ones."),
     "rotate-key": LazyCommand("rosetta_dagster.cli.keygen:rotate_key", "Store credentials with a new key."),
     "runner": LazyCommand("rosetta_dagster.cli.runner:runner", "Run the pipelines until stopped."),
     "settings": LazyCommand("rosetta_dagster.cli.settings:settings", "List, get and set settings."),
     "source": LazyCommand("rosetta_dagster.cli.source:source", "List, show, test, create, remove."),
     "status": LazyCommand("rosetta_dagster.cli.status:status", "Show state, positions, lag and last error."),
+    "verify": LazyCommand("rosetta_dagster.cli.verify:verify", "Compare source and destinations at one position."),
     "up": LazyCommand("rosetta_dagster.local.commands:up", "Start embedded servers, the runner and Dagster."),
 }  # fmt: skip
 

@@ -79,6 +79,8 @@ class DebeziumStream:
         self._known: dict[int, _Known] = {}
         self._last_end = ZERO
         self._stopping = False
+        self._open = threading.Event()
+        self._open.set()
         self._marker = convert.new_marker()
         self._decoder = Decoder(self._marker)
         jvm.start(heap_megabytes)
@@ -110,6 +112,9 @@ class DebeziumStream:
 
     def _receive(self, events: Any, committer: Any) -> None:
         """Take over one batch of the engine (its thread, inside Java's `handleBatch`)."""
+        self._open.wait()
+        if self._stopping:
+            return
         self._commit(committer)
         start = 0
         for end, commit_time, record in self._ends(events):
@@ -226,11 +231,23 @@ class DebeziumStream:
         """See `ChangeStream.acknowledge`."""
         self._acknowledged = max(self._acknowledged, position)
 
+    def hold(self) -> None:
+        """See `ChangeStream.hold`. A batch that the engine has handed over already was committed before."""
+        self._open.clear()
+
+    def resume(self, barrier: Position | None = None) -> None:
+        """See `ChangeStream.resume`."""
+        if barrier is not None:
+            # A new list: the engine's thread and the reader may be looking at the present one.
+            self._barriers = sorted([*(one for one in self._barriers if one > self._acknowledged), barrier])
+        self._open.set()
+
     def close(self) -> None:
         """See `ChangeStream.close`."""
         if self._stopping:
             return
         self._stopping = True
+        self._open.set()
         self._buffer.close()
         deadline = time.monotonic() + 20
         while self._thread.is_alive() and time.monotonic() < deadline:

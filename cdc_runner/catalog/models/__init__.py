@@ -33,6 +33,13 @@ from cdc_runner.catalog.models.observation import (
     WalMonitor,
     WorkerHealth,
 )
+from cdc_runner.catalog.models.reconcile import (
+    ReconcileFence,
+    ReconcileFenceDestination,
+    ReconcileFenceKeys,
+    Reconciliation,
+    ReconciliationTable,
+)
 from cdc_runner.catalog.models.schema_history import SchemaEvolution, TableMetadata
 
 __all__ = [
@@ -52,6 +59,11 @@ __all__ = [
     "PipelineProgress",
     "Preset",
     "QueueBackfill",
+    "ReconcileFence",
+    "ReconcileFenceDestination",
+    "ReconcileFenceKeys",
+    "Reconciliation",
+    "ReconciliationTable",
     "RunnerHeartbeat",
     "RunnerLease",
     "SchemaEvolution",

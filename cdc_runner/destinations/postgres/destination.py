@@ -314,6 +314,24 @@ class PostgresDestination:
                 self._on_schema_change(*change)
         return Applied(events, through)
 
+    def rewrite(self, changes: Sequence[tuple[ResolvedSync, NetChange]]) -> None:
+        """Write rows that are true at the present position, in a transaction of its own; the position stays.
+
+        After an error nothing of it is stored, and the destination must be opened again.
+        """
+        connection = self._session()
+        self._writer.begin()
+        try:
+            with connection.cursor() as cursor:
+                state.lock_position(cursor, self._pipeline, self.epoch)
+                self._segment(cursor, changes, {}, [], careful=True)
+            connection.commit()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, psycopg2.Error):
+                raise classify(error, "destination") from error
+            raise
+
     def _segment(
         self,
         cursor: psycopg2.extensions.cursor,

@@ -91,6 +91,13 @@ def lock_position(cursor: psycopg2.extensions.cursor, pipeline: str, epoch: int)
     return None if row[1] is None else Position(row[1])
 
 
+def read_position(cursor: psycopg2.extensions.cursor, pipeline: str) -> Position | None:
+    """Return the pipeline's position as the cursor's transaction sees it; None when there is none."""
+    cursor.execute("SELECT end_lsn FROM _rosetta.stream_position WHERE pipeline = %s", (pipeline,))
+    row = cursor.fetchone()
+    return None if row is None or row[0] is None else Position(row[0])
+
+
 def store_position(cursor: psycopg2.extensions.cursor, pipeline: str, position: Position, commit_time: float) -> None:
     """Store the position in the current transaction."""
     cursor.execute(

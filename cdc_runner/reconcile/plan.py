@@ -1,0 +1,153 @@
+"""What is compared of a table: which columns, as which texts, and which cannot be compared and why. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cdc_runner.destinations.base import TableState
+from cdc_runner.destinations.postgres.target_table import TargetTable
+from cdc_runner.destinations.postgres.type_names import SchemaMap, same_schema, target_type
+from cdc_runner.schema import Column, TableId, TableSchema, quote_identifier
+
+_NAMES_OF_OBJECTS = frozenset(
+    f"{array}reg{kind}"
+    for array in ("", "_")
+    for kind in ("class", "collation", "config", "dictionary", "namespace", "oper", "operator", "proc", "procedure",
+                 "role", "type")
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """How one side of a table is read. Expressions are SQL over the alias `t`.
+
+    Attributes:
+        table: the table or partition root.
+        key: texts of the columns that identify a row; empty for a table without a key.
+        columns: texts of all compared columns.
+        where: condition that rows must meet; None for all rows.
+    """
+
+    table: TableId
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    where: str | None = None
+
+    @property
+    def row(self) -> str:
+        """A row as one text, which tells NULL from an empty text."""
+        return f"ROW({', '.join(self.columns)})::text"
+
+    @property
+    def identity(self) -> str:
+        """A row's key as one text; the whole row where there is no key."""
+        if not self.key:
+            return self.row
+        return self.key[0] if len(self.key) == 1 else f"ROW({', '.join(self.key)})::text"
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """How a source table and its target are compared.
+
+    Attributes:
+        source: how the source is read.
+        target: how the target is read.
+        key: names of the key's columns at the target.
+        left_out: columns that are not compared, with the reason.
+    """
+
+    source: Side
+    target: Side
+    key: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+class NotComparable(Exception):
+    """A table cannot be compared; the text says why."""
+
+
+def plan_table(
+    present: TableSchema, known: TableState, target: TargetTable, schema_map: SchemaMap, where: str | None = None
+) -> TablePlan:
+    """Return how a table is compared.
+
+    Args:
+        present: the source table at the fence.
+        known: what the destination remembers of it; its columns have the target's names.
+        target: the target table.
+        schema_map: source schema to target schema, for names of types.
+        where: which rows of the source the target is to hold.
+
+    Raises:
+        NotComparable: the target lacks a column, or the key has changed and the stream has not told of it yet.
+    """
+    by_number = {column.number: column for column in present.stream_columns if column.number}
+    by_name = {column.name: column for column in present.stream_columns}
+    left_out: dict[str, str] = {}
+    texts: dict[str, tuple[str, str]] = {}
+    partner: dict[str, str] = {}
+    for column in known.schema.stream_columns:
+        source = by_number.get(column.number) if column.number else by_name.get(column.name)
+        if source is None:
+            left_out[column.name] = "the source does not have it any more"
+            continue
+        there = target.columns.get(column.name)
+        if there is None:
+            raise NotComparable(f"the target has no column {column.name}")
+        partner[source.name] = column.name
+        pair = _texts(source, there.column, schema_map)
+        if isinstance(pair, str):
+            left_out[column.name] = pair
+        else:
+            texts[column.name] = pair
+    for name in by_name:
+        if name not in partner:
+            left_out[name] = "the target does not have it yet; it comes with the table's next change"
+    key = tuple(partner.get(name, "") for name in present.key)
+    if key != known.schema.key or any(name not in texts for name in key):
+        raise NotComparable("its key is not that of the target: it has changed, or its values cannot be compared")
+    if not texts:
+        raise NotComparable("none of its columns can be compared")
+    sides = [
+        Side(
+            table,
+            tuple(texts[name][place] for name in key),
+            tuple(pair[place] for pair in texts.values()),
+            where if place == 0 else None,
+        )
+        for place, table in enumerate((present.table, target.table))
+    ]
+    return TablePlan(sides[0], sides[1], key, left_out)
+
+
+def _texts(source: Column, target: Column, schema_map: SchemaMap) -> tuple[str, str] | str:
+    """Return the SQL for a column's text on both sides, or why these could differ though the values do not."""
+    here, there = f"t.{quote_identifier(source.name)}", f"t.{quote_identifier(target.name)}"
+    if source.type_name in _NAMES_OF_OBJECTS or target.type_name in _NAMES_OF_OBJECTS:
+        return f"{source.type_text} names objects of a server, whose numbers differ"
+    wanted = target_type(source, schema_map)
+    if wanted == target_type(target, same_schema):
+        return f"{here}::text", f"{there}::text"
+    # The text that travels is that of the type's output function, which `::text` is not for every type (boolean, inet).
+    output = output_text(here)
+    if target.type_schema == "pg_catalog":
+        return f"({output})::{target.type_text}::text", f"{there}::text"
+    if target.type_kind == "e":
+        return output, f"{there}::text"
+    return (
+        f"it is {source.type_text} at the source and {target.type_text} at the target, which write values differently"
+    )
+
+
+def output_text(column: str) -> str:
+    """Return SQL for what the output function of a column's type gives, NULL for NULL."""
+    # A composite value of NULLs only would be NULL to `IS NULL`.
+    return f"CASE WHEN num_nulls({column}) = 0 THEN concat({column}) END"
+
+
+def describe(left_out: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each column that is not compared."""
+    for name, reason in left_out.items():
+        yield f"column {name}: {reason}"

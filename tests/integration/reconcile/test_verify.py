@@ -1,0 +1,129 @@
+"""Reconciliation and repair of running pipelines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from sqlalchemy import Engine
+
+from cdc_runner.catalog.credentials import Keyring
+from cdc_runner.catalog.database import open_catalog
+from cdc_runner.catalog.environment import read_environment
+from cdc_runner.reconcile.result import Outcome, Report, TableOutcome
+from cdc_runner.services.verify import Request, repair_pipeline, verify_pipeline
+from tests.support.pipelines import PipelineHarness
+
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
+
+ROWS = 100_000
+
+SETUP = f"""
+CREATE TABLE orders (id bigint PRIMARY KEY, customer int, amount numeric, note text, at timestamptz DEFAULT now());
+INSERT INTO orders SELECT i, i % 100, i / 7.0, md5(i::text) FROM generate_series(1, {ROWS}) i;
+CREATE TABLE pair (a text COLLATE "C", b uuid, v jsonb, PRIMARY KEY (b, a));
+INSERT INTO pair SELECT 'k' || i, md5(i::text)::uuid, jsonb_build_object('n', i) FROM generate_series(1, 2000) i;
+CREATE TABLE part (id int, region text, v int, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE part_eu PARTITION OF part FOR VALUES IN ('eu');
+CREATE TABLE part_us PARTITION OF part FOR VALUES IN ('us');
+INSERT INTO part SELECT i, CASE WHEN i % 2 = 0 THEN 'eu' ELSE 'us' END, i FROM generate_series(1, 1000) i;
+CREATE TABLE log (line text, n int);
+ALTER TABLE log REPLICA IDENTITY FULL;
+INSERT INTO log SELECT 'line ' || i % 50, NULLIF(i % 3, 0) FROM generate_series(1, 500) i;
+CREATE TABLE empty (id int PRIMARY KEY);
+"""
+
+
+@contextmanager
+def catalog_of(harness: PipelineHarness) -> Iterator[tuple[Engine, Keyring]]:
+    engine = open_catalog(harness.config.url())
+    try:
+        yield engine, Keyring.from_environment(read_environment(harness.environment))
+    finally:
+        engine.dispose()
+
+
+def verify(harness: PipelineHarness, *tables: str, **options: object) -> Report:
+    with catalog_of(harness) as (engine, keyring):
+        return verify_pipeline(engine, Request("shop", tables, **options), keyring)  # type: ignore[arg-type]
+
+
+def assert_equal(report: Report) -> None:
+    assert report.outcome is Outcome.EQUAL, report.as_json()
+
+
+@contextmanager
+def write_load(harness: PipelineHarness) -> Iterator[None]:
+    """Keep writing to the source: updates, deletes, inserts and key changes, in transactions over two tables."""
+    stopping = threading.Event()
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            with closing(harness.source.connect()) as connection, connection.cursor() as cursor:
+                number = 0
+                while not stopping.is_set():
+                    number += 1
+                    cursor.execute(
+                        "BEGIN; UPDATE orders SET amount = amount + 1 WHERE id %% 1000 = %s; "
+                        "DELETE FROM orders WHERE id = %s; UPDATE orders SET id = -id WHERE id = %s; "
+                        "INSERT INTO pair VALUES (%s, gen_random_uuid(), NULL); "
+                        "UPDATE part SET region = CASE region WHEN 'eu' THEN 'us' ELSE 'eu' END WHERE id = %s; "
+                        "INSERT INTO log VALUES ('more', %s); COMMIT",
+                        (number % 1000, number, ROWS - number, f"n{number}", number % 1000, number % 5),
+                    )
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join(30)
+    assert not failures, failures
+
+
+def test_corrupted_rows_are_named_and_repaired_while_the_stream_flows(pipeline: PipelineHarness) -> None:
+    pipeline.source.execute(SETUP)
+    pipeline.configure()
+    pipeline.start()
+    pipeline.wait_caught_up()
+    assert_equal(verify(pipeline))
+    with write_load(pipeline):
+        for _ in range(20):
+            assert_equal(verify(pipeline))
+    pipeline.wait_caught_up()
+    target = pipeline.targets["target"]
+    target.execute("UPDATE orders SET note = note || '!' WHERE id BETWEEN 50001 AND 50030")
+    target.execute("DELETE FROM orders WHERE id BETWEEN 60001 AND 60010")
+    target.execute("INSERT INTO orders SELECT 900000 + i, 1, 1, 'x' FROM generate_series(1, 10) i")
+    target.execute("UPDATE part SET v = NULL WHERE id IN (7, 8)")
+    with write_load(pipeline):
+        report = verify(pipeline)
+        found = {str(one.target): one for one in report.tables}
+        assert report.outcome is Outcome.DIFFERENT
+        orders = found["public.orders"]
+        assert [key[0] for key in orders.keys.changed] == [str(50000 + i) for i in range(1, 31)]
+        assert [key[0] for key in orders.keys.missing] == [str(60000 + i) for i in range(1, 11)]
+        assert [key[0] for key in orders.keys.extra] == [str(900000 + i) for i in range(1, 11)]
+        assert [one["keys"] for one in orders.details(5)["ranges"]] == [30, 10, 10]
+        assert len(found["public.part"].keys.changed) == 2
+        assert {one.outcome for name, one in found.items() if name not in ("public.orders", "public.part")} == {
+            TableOutcome.EQUAL
+        }
+        with catalog_of(pipeline) as (engine, keyring):
+            dry = repair_pipeline(engine, Request("shop"), keyring)
+            assert (dry.dry_run, dry.after, dry.outcome) == (True, None, Outcome.DIFFERENT)
+            repaired = repair_pipeline(engine, Request("shop"), keyring, dry_run=False)
+        assert repaired.outcome is Outcome.EQUAL, repaired.as_json()
+        assert (repaired.upserted_rows, repaired.deleted_rows) == (42, 10)
+        assert_equal(verify(pipeline))
+    pipeline.wait_caught_up()
+    pipeline.assert_equal()
+    slots = pipeline.source.execute("SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE '%fence%'")
+    assert slots == []
+    assert pipeline.config.execute("SELECT count(*) FROM reconcile_fence_keys") == [(0,)]

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -59,7 +60,7 @@ class FenceState:
     answers: Mapping[int, Answer] = field(default_factory=dict)
 
 
-def _later():  # type: ignore[no-untyped-def]  # an SQL expression whose type only SQLAlchemy can name
+def _later() -> ColumnElement[datetime]:
     return func.clock_timestamp() + text(f"make_interval(secs => {KEPT_SECONDS})")
 
 

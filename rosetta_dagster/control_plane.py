@@ -10,11 +10,13 @@ from rosetta_dagster.assets.overview import overview_spec, pictures_spec
 from rosetta_dagster.assets.snapshot import CatalogSnapshot, current_snapshot, snapshot_of_rows
 from rosetta_dagster.assets.specs import asset_specs
 from rosetta_dagster.checks.pipelines import build_pipeline_checks
+from rosetta_dagster.checks.reconciliation import build_reconciliation_checks
 from rosetta_dagster.jobs.configuration import CONFIGURATION_JOBS
 from rosetta_dagster.jobs.destinations import DESTINATION_JOBS
 from rosetta_dagster.jobs.notifications import NOTIFICATION_JOBS
 from rosetta_dagster.jobs.pipeline_edit import PIPELINE_EDIT_JOBS
 from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
+from rosetta_dagster.jobs.reconcile import RECONCILE_JOBS, verify_daily
 from rosetta_dagster.jobs.runner import start_runner, stop_runner
 from rosetta_dagster.jobs.settings import SETTING_JOBS
 from rosetta_dagster.jobs.sources import SOURCE_JOBS
@@ -43,6 +45,7 @@ _JOBS = [
     *SETTING_JOBS,
     *NOTIFICATION_JOBS,
     *CONFIGURATION_JOBS,
+    *RECONCILE_JOBS,
     credit_monitor_job,
     overview_pictures_job,
     prune_job,
@@ -64,7 +67,7 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
     """Return everything that the Dagster pages show of a catalog."""
     return Definitions(
         assets=[*asset_specs(snapshot), overview_spec(snapshot), pictures_spec()],
-        asset_checks=build_pipeline_checks(snapshot),
+        asset_checks=[*build_pipeline_checks(snapshot), *build_reconciliation_checks(snapshot)],
         jobs=_JOBS,
         sensors=[
             runner_alive,
@@ -80,7 +83,7 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
         ],
         # Everything is short and in one step: a process for the step would only cost seconds.
         executor=in_process_executor,
-        schedules=[prune, credit_monitor, overview_pictures],
+        schedules=[verify_daily, prune, credit_monitor, overview_pictures],
         metadata=_location_metadata(snapshot),
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -30,6 +30,7 @@ from cdc_runner.catalog import fences
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.postgres import state
+from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.pipeline.applier import Applier
 from cdc_runner.pipeline.source import SourceSession
@@ -54,7 +55,8 @@ _T = TypeVar("_T")
 class _Prepared:
     """A destination that is to be held: the session that will export its snapshot, and what is to be fetched."""
 
-    applier: Applier
+    identifier: int
+    destination: PostgresDestination
     connection: psycopg2.extensions.connection
     keys: Mapping[TableId, Sequence[Key]]
 
@@ -66,13 +68,15 @@ class _Fence:
         self.position = Position(slot.lsn)
         self.slot = slot
         self._spec = spec
-        self._prepared = {one.applier.pipeline_destination_id: one for one in prepared}
+        self._prepared = {one.identifier: one for one in prepared}
         self.answers: queue.SimpleQueue[tuple[int, fences.Answer]] = queue.SimpleQueue()
 
     def reached(self, applier: Applier) -> None:
         """See `FencePoint.reached`."""
         prepared = self._prepared.get(applier.pipeline_destination_id)
         if prepared is None:
+            reason = "destinations of its type cannot be compared in this version"
+            self.answers.put((applier.pipeline_destination_id, fences.Answer(None, error=reason)))
             return
         began = time.monotonic()
         try:
@@ -107,7 +111,7 @@ class _Fence:
         return fences.Answer(snapshot[0], upserted, deleted)
 
     def _rewrite(self, prepared: _Prepared) -> tuple[int, int]:
-        destination = prepared.applier.destination
+        destination = prepared.destination
         source = connect(self._spec.source.address, application_name="rosetta repair")
         try:
             source.autocommit = True
@@ -180,7 +184,10 @@ class FenceKeeper:
 
     def _hold_and_wait(self, request: int, cleanup: ExitStack) -> None:
         keys = self._catalog_call(lambda session: fences.keys_of(session, request))
-        prepared = [self._prepare(applier, keys, cleanup) for applier in self._appliers if not applier.status.detached]
+        prepared = [
+            _Prepared(applier.pipeline_destination_id, destination, self._connect(destination, cleanup), wanted)
+            for applier, destination, wanted in self._postgres(keys)
+        ]
         session = SourceSession(self._spec.source, "fence")
         cleanup.callback(session.close)
         # Connected before the stream is held.
@@ -198,13 +205,19 @@ class FenceKeeper:
             self._stopping.wait(HELD_SECONDS)
         raise RosettaError(ErrorKind.RUNNER_FAILED, "the pipeline was stopped or started its stream anew")
 
-    def _prepare(
-        self, applier: Applier, keys: Mapping[int, Mapping[TableId, Sequence[Key]]], cleanup: ExitStack
-    ) -> _Prepared:
-        connection = applier.destination.connect()
+    def _postgres(
+        self, keys: Mapping[int, Mapping[TableId, Sequence[Key]]]
+    ) -> Iterator[tuple[Applier, PostgresDestination, Mapping[TableId, Sequence[Key]]]]:
+        """Yield the destinations that can be held: those that are attached, and whose type has snapshots."""
+        for applier in self._appliers:
+            if isinstance(applier.destination, PostgresDestination) and not applier.status.detached:
+                yield applier, applier.destination, keys.get(applier.pipeline_destination_id, {})
+
+    def _connect(self, destination: PostgresDestination, cleanup: ExitStack) -> psycopg2.extensions.connection:
+        connection = destination.connect()
         cleanup.callback(connection.close)
         connection.autocommit = True
-        return _Prepared(applier, connection, keys.get(applier.pipeline_destination_id, {}))
+        return connection
 
     def _set(self, request: int, prepared: Sequence[_Prepared]) -> _Fence:
         """Hold the stream, make the slot, and let the stream go on with its position as a barrier."""
@@ -215,8 +228,8 @@ class FenceKeeper:
             name = f"{self._spec.source.slot[:40]}_fence_{request}"
             slot = SnapshotSlot(self._spec.source.address, name, temporary=True, timeout_seconds=HOLD_SECONDS)
             fence = _Fence(self._spec, slot, prepared)
-            for one in prepared:
-                one.applier.fence = fence
+            for applier in self._appliers:
+                applier.fence = fence
             barrier = fence.position
         finally:
             self._stream.resume(barrier)

@@ -28,6 +28,8 @@ SERIES = (
     Series("system_metrics", "recorded_at", "retention_days"),
     Series("data_flow_record_monitoring", "recorded_at", "retention_days"),
     Series("worker_health_status", "last_check_at", "retention_days"),
+    Series("reconciliations", "finished_at", "retention_days"),
+    Series("reconcile_fences", "created_at", "retention_days"),
     Series("notification_log", "updated_at", "notification_retention_days", "status <> 'OPEN' OR is_deleted"),
     # A runner that is gone for good; its leases have long expired.
     Series("runner_heartbeats", "heartbeat_at", "retention_days"),

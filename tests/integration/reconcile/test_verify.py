@@ -19,7 +19,7 @@ from tests.support.pipelines import PipelineHarness
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
 
 ROWS = 100_000
-VERIFIES = 20
+VERIFIES = 6
 
 SETUP = f"""
 CREATE TABLE orders (id bigint PRIMARY KEY, customer int, amount numeric, note text, at timestamptz DEFAULT now());

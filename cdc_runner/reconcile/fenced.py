@@ -14,6 +14,7 @@ from cdc_runner.catalog import fences
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.reconcile.session import Settings, SnapshotSessions
+from cdc_runner.schema import TableId
 from cdc_runner.spec import DestinationSpec, PipelineSpec
 
 ANSWER_SECONDS = 30.0
@@ -30,6 +31,7 @@ class Fenced:
         source: sessions of the source.
         targets: sessions of the destinations that have reached it, by pipeline destination.
         problems: why the others have not.
+        pending: source tables of which changes are still to come, by pipeline destination.
         upserted_rows: rows written at the fence.
         deleted_rows: rows deleted at the fence.
     """
@@ -38,6 +40,7 @@ class Fenced:
     source: SnapshotSessions
     targets: dict[int, SnapshotSessions] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
+    pending: dict[int, frozenset[TableId]] = field(default_factory=dict)
     upserted_rows: int = 0
     deleted_rows: int = 0
 

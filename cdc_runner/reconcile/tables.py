@@ -11,8 +11,8 @@ from cdc_runner.destinations.postgres import state
 from cdc_runner.destinations.postgres.target_table import read_target
 from cdc_runner.destinations.postgres.type_names import TypePlaces
 from cdc_runner.reconcile.compare import Comparison, Subject
+from cdc_runner.reconcile.fenced import Fenced
 from cdc_runner.reconcile.result import TableOutcome, TableResult
-from cdc_runner.reconcile.session import SnapshotSessions
 from cdc_runner.schema import TableId
 from cdc_runner.spec import DestinationSpec
 
@@ -31,14 +31,11 @@ def by_targets(targets: Collection[tuple[int, TableId]]) -> Selection:
 
 
 def compare_destination(
-    pipeline: str,
-    lsn: int,
-    destination: DestinationSpec,
-    source: SnapshotSessions,
-    target: SnapshotSessions,
-    selected: Selection,
+    pipeline: str, fence: Fenced, destination: DestinationSpec, selected: Selection
 ) -> Iterator[TableResult]:
     """Yield what each selected table of a destination has differently at the fence."""
+    source, target = fence.source, fence.targets[destination.id]
+    pending = fence.pending.get(destination.id, frozenset())
     with target.keeper.cursor() as cursor:
         known = [one for one in state.read_tables(cursor, pipeline) if selected(destination, one)]
     places = TypePlaces(lambda schema: destination.schema or schema)
@@ -49,7 +46,9 @@ def compare_destination(
         result = TableResult(destination.id, destination.name, one.sync.source, one.sync.target, TableOutcome.BEHIND)
         if not one.ready:
             yield replace(result, reason="it is being loaded")
-        elif one.snapshot.lsn > lsn:
+        elif one.sync.source in pending:
+            yield replace(result, reason="changes of it wait in the slot: start the pipeline")
+        elif one.snapshot.lsn > fence.lsn:
             yield replace(result, reason="it was loaded at a later position than that of the comparison")
         else:
             there = read_target(target.keeper, one.sync.target)

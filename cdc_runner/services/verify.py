@@ -21,6 +21,7 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.reconcile.fenced import Fenced, fenced
 from cdc_runner.reconcile.result import Key, Outcome, Report, TableOutcome, TableResult
 from cdc_runner.reconcile.session import Settings
+from cdc_runner.reconcile.standing import standing
 from cdc_runner.reconcile.tables import Selection, by_patterns, by_targets, compare_destination
 from cdc_runner.schema import TableId
 from cdc_runner.spec import DestinationSpec, PipelineSpec
@@ -201,10 +202,12 @@ def _compare(catalog: Engine, request: Request, subject: _Subject, selected: Sel
 
 def _fence(catalog: Engine, request: Request, subject: _Subject, keys: Any = None) -> Any:
     if not subject.running:
-        raise RosettaError(
-            ErrorKind.RUNNER_FAILED,
-            f"pipeline {subject.spec.name} does not run, so there is no position at which both sides can be compared",
-        )
+        if keys:
+            raise RosettaError(
+                ErrorKind.RUNNER_FAILED,
+                f"pipeline {subject.spec.name} does not run; rows are written by the running pipeline only: start it",
+            )
+        return standing(subject.spec, subject.destinations, subject.settings)
     wait = request.wait_seconds
     return fenced(catalog, subject.spec, subject.destinations, subject.settings, wait_seconds=wait, keys=keys)
 
@@ -215,9 +218,8 @@ def compare_at(
     """Compare the selected tables of destinations at a fence; also return which destinations were not there."""
     results: list[TableResult] = []
     for destination in destinations:
-        sessions = fence.targets.get(destination.id)
-        if sessions is not None:
-            results += compare_destination(spec.name, fence.lsn, destination, fence.source, sessions, selected)
+        if destination.id in fence.targets:
+            results += compare_destination(spec.name, fence, destination, selected)
     names = {one.id: one.name for one in destinations}
     problem = "; ".join(f"destination {names[place]}: {reason}" for place, reason in fence.problems.items())
     return results, problem or None

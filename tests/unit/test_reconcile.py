@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from cdc_runner.destinations.base import TableState
@@ -8,6 +10,7 @@ from cdc_runner.position import Position
 from cdc_runner.reconcile.checksum import MAX_BUCKETS, bucket_count
 from cdc_runner.reconcile.plan import NotComparable, TablePlan, plan_table
 from cdc_runner.reconcile.result import KeyDifferences, Outcome, Report, TableOutcome, TableResult, key_ranges
+from cdc_runner.reconcile.standing import pending_tables
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.spec import ResolvedSync
 
@@ -87,6 +90,23 @@ def test_keys_are_grouped_at_the_widest_gaps():
     ]
     assert [one.keys for one in key_ranges([("b",), ("a",)])] == [2]
     assert key_ranges([]) == []
+
+
+def test_tables_of_waiting_transactions_are_told_by_the_messages_of_the_slot():
+    def relation(oid: int, name: str) -> bytes:
+        return b"R" + struct.pack("!I", oid) + b"public\0" + name.encode() + b"\0" + b"d" + struct.pack("!H", 0)
+
+    def commit(end: int) -> bytes:
+        return b"C\0" + struct.pack("!QQQ", end - 8, end, 0)
+
+    messages = [
+        b"B" + bytes(20), relation(1, "orders"), b"I" + struct.pack("!I", 1), commit(100),
+        b"B" + bytes(20), relation(2, "pair"), b"U" + struct.pack("!I", 2), commit(200),
+        b"B" + bytes(20), relation(3, "log"), b"T" + struct.pack("!IBII", 2, 0, 3, 2), commit(300),
+    ]  # fmt: skip
+    assert pending_tables(messages, Position(300)) == frozenset()
+    assert {table.name for table in pending_tables(messages, Position(200))} == {"pair", "log"}
+    assert {table.name for table in pending_tables(messages, Position(50))} == {"orders", "pair", "log"}
 
 
 def result(outcome: TableOutcome) -> TableResult:

@@ -12,18 +12,16 @@ from sqlalchemy import Engine
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import open_catalog
 from cdc_runner.catalog.environment import read_environment
+from cdc_runner.errors import RosettaError
 from cdc_runner.reconcile.result import Outcome, Report, TableOutcome
 from cdc_runner.services.verify import Request, repair_pipeline, verify_pipeline
 from tests.support.pipelines import PipelineHarness
 
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
 
-ROWS = 100_000
-VERIFIES = 6
-
-SETUP = f"""
+SETUP = """
 CREATE TABLE orders (id bigint PRIMARY KEY, customer int, amount numeric, note text, at timestamptz DEFAULT now());
-INSERT INTO orders SELECT i, i % 100, i / 7.0, md5(i::text) FROM generate_series(1, {ROWS}) i;
+INSERT INTO orders SELECT i, i % 100, i / 7.0, md5(i::text) FROM generate_series(1, 100000) i;
 CREATE TABLE pair (a text COLLATE "C", b uuid, v jsonb, PRIMARY KEY (b, a));
 INSERT INTO pair SELECT 'k' || i, md5(i::text)::uuid, jsonb_build_object('n', i) FROM generate_series(1, 2000) i;
 CREATE TABLE part (id int, region text, v int, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
@@ -56,7 +54,7 @@ def assert_equal(report: Report) -> None:
 
 
 @contextmanager
-def write_load(harness: PipelineHarness) -> Iterator[None]:
+def write_load(harness: PipelineHarness, rows: int) -> Iterator[None]:
     """Keep writing to the source: updates, deletes, inserts and key changes, in transactions over several tables.
 
     Rows that a test damages are left alone: the stream would bring them right.
@@ -79,7 +77,7 @@ def write_load(harness: PipelineHarness) -> Iterator[None]:
                         (
                             [place for place in range(number % 500, 50_000, 500)],
                             number,
-                            ROWS - number,
+                            rows - number,
                             f"n{number}",
                             100 + number % 900,
                             number % 5,
@@ -98,29 +96,35 @@ def write_load(harness: PipelineHarness) -> Iterator[None]:
     assert not failures, failures
 
 
-def test_corrupted_rows_are_named_and_repaired_while_the_stream_flows(pipeline: PipelineHarness) -> None:
-    pipeline.source.execute(SETUP)
+@pytest.mark.parametrize(
+    ("rows", "verifies"),
+    [(100_000, 6), pytest.param(5_000_000, 20, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])],
+)
+def test_corrupted_rows_are_named_and_repaired_while_the_stream_flows(
+    pipeline: PipelineHarness, rows: int, verifies: int
+) -> None:
+    pipeline.source.execute(SETUP.replace("100000", str(rows)))
     pipeline.configure()
     pipeline.start()
-    pipeline.wait_caught_up()
+    pipeline.wait_caught_up(900)
     assert_equal(verify(pipeline))
-    with write_load(pipeline):
-        for _ in range(20):
+    with write_load(pipeline, rows):
+        for _ in range(verifies):
             assert_equal(verify(pipeline))
     pipeline.wait_caught_up()
     target = pipeline.targets["target"]
     target.execute("UPDATE orders SET note = note || '!' WHERE id BETWEEN 50001 AND 50030")
     target.execute("DELETE FROM orders WHERE id BETWEEN 60001 AND 60010")
-    target.execute("INSERT INTO orders SELECT 900000 + i, 1, 1, 'x' FROM generate_series(1, 10) i")
+    target.execute("INSERT INTO orders SELECT 9000000 + i, 1, 1, 'x' FROM generate_series(1, 10) i")
     target.execute("UPDATE part SET v = NULL WHERE id IN (7, 8)")
-    with write_load(pipeline):
+    with write_load(pipeline, rows):
         report = verify(pipeline)
         found = {str(one.target): one for one in report.tables}
         assert report.outcome is Outcome.DIFFERENT
         orders = found["public.orders"]
         assert [key[0] for key in orders.keys.changed] == [str(50000 + i) for i in range(1, 31)]
         assert [key[0] for key in orders.keys.missing] == [str(60000 + i) for i in range(1, 11)]
-        assert [key[0] for key in orders.keys.extra] == [str(900000 + i) for i in range(1, 11)]
+        assert [key[0] for key in orders.keys.extra] == [str(9000000 + i) for i in range(1, 11)]
         assert [one["keys"] for one in orders.details(5)["ranges"]] == [30, 10, 10]
         assert len(found["public.part"].keys.changed) == 2
         assert {one.outcome for name, one in found.items() if name not in ("public.orders", "public.part")} == {
@@ -138,3 +142,39 @@ def test_corrupted_rows_are_named_and_repaired_while_the_stream_flows(pipeline: 
     slots = pipeline.source.execute("SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE '%fence%'")
     assert slots == []
     assert pipeline.config.execute("SELECT count(*) FROM reconcile_fence_keys") == [(0,)]
+
+
+def test_a_paused_pipeline_is_compared_but_for_what_waits_in_its_slot(two_target_pipeline: PipelineHarness) -> None:
+    pipeline = two_target_pipeline
+    pipeline.source.execute(SETUP.replace("100000", "1000"))
+    pipeline.configure(schema="Copy")
+    pipeline.start()
+    pipeline.wait_caught_up()
+    assert_equal(verify(pipeline))
+    pipeline.stop()
+    pipeline.source.execute("INSERT INTO empty VALUES (1)")
+    target = pipeline.targets["second"]
+    target.execute("UPDATE \"Copy\".orders SET note = '' WHERE id = 7; INSERT INTO \"Copy\".log VALUES ('extra', 1)")
+    report = verify(pipeline)
+    outcomes = {(one.destination, one.source.name): one for one in report.tables}
+    assert {name for name, one in outcomes.items() if one.outcome is TableOutcome.BEHIND} == {
+        ("target", "empty"),
+        ("second", "empty"),
+    }
+    different = {name for name, one in outcomes.items() if one.outcome is TableOutcome.DIFFERENT}
+    assert different == {("second", "orders"), ("second", "log")}
+    assert outcomes["second", "orders"].keys.changed == [("7",)]
+    assert len(outcomes["second", "log"].keys.extra) == 1
+    with catalog_of(pipeline) as (engine, keyring):
+        with pytest.raises(RosettaError, match="does not run"):
+            repair_pipeline(engine, Request("shop"), keyring, dry_run=False)
+        pipeline.start()
+        pipeline.wait_caught_up()
+        repaired = repair_pipeline(engine, Request("shop"), keyring, dry_run=False)
+        assert list(repaired.refused) == ["second: Copy.log"]
+        assert repaired.outcome is Outcome.DIFFERENT
+        assert (repaired.upserted_rows, repaired.deleted_rows) == (1, 0)
+    assert_equal(verify(pipeline, destinations=("target",)))
+    assert_equal(verify(pipeline, "public.orders", "public.empty"))
+    slots = pipeline.source.execute("SELECT count(*) FROM pg_replication_slots WHERE temporary")
+    assert slots == [(0,)]

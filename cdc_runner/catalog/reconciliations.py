@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from cdc_runner.catalog.models import Reconciliation, ReconciliationTable
+from cdc_runner.catalog.models import QueueBackfill, Reconciliation, ReconciliationTable
 from cdc_runner.position import format_lsn
+from cdc_runner.schema import TableId
 
 Purpose = Literal["VERIFY", "REPAIR"]
 
@@ -30,6 +32,23 @@ def record(
     session.flush()
     session.add_all(ReconciliationTable(reconciliation_id=run.id, **table) for table in tables)
     return run.id
+
+
+def now(session: Session) -> datetime:
+    """Return the config database's time."""
+    found: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return found
+
+
+def loaded_since(session: Session, pipeline_id: int, since: datetime) -> set[tuple[int | None, TableId]]:
+    """Return the source tables of which a backfill was at work since a time, with the destination; None for all."""
+    rows = session.execute(
+        select(QueueBackfill.pipeline_destination_id, QueueBackfill.schema_name, QueueBackfill.table_name).where(
+            QueueBackfill.pipeline_id == pipeline_id,
+            or_(QueueBackfill.status == "EXECUTING", QueueBackfill.finished_at >= since),
+        )
+    )
+    return {(destination, TableId(schema, name)) for destination, schema, name in rows}
 
 
 def last_results(session: Session, pipeline_id: int, count: int = 20) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -19,7 +19,7 @@ from cdc_runner.catalog.repositories import get_pipeline
 from cdc_runner.catalog.settings import all_settings
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.reconcile.fenced import Fenced, fenced
-from cdc_runner.reconcile.result import Key, Outcome, Report, TableOutcome, TableResult
+from cdc_runner.reconcile.result import Key, KeyDifferences, Outcome, Report, TableOutcome, TableResult
 from cdc_runner.reconcile.session import Settings
 from cdc_runner.reconcile.standing import standing
 from cdc_runner.reconcile.tables import Selection, by_patterns, by_targets, compare_destination
@@ -33,6 +33,9 @@ REPAIRED_KEYS = 100_000
 KEYS_AT_ONCE = 10_000
 """Rows fetched at one fence, which holds the stream of that destination for about a second."""
 SAMPLES = 20
+
+Place = tuple[int, TableId]
+"""Pipeline destination and target table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,25 +182,69 @@ def _subject(catalog: Engine, request: Request, keyring: Keyring | None) -> _Sub
 
 
 def _compare(catalog: Engine, request: Request, subject: _Subject, selected: Selection) -> Report:
+    """Compare at one position; what failed for the moment is tried at another, what differs is looked at once more."""
     began = time.monotonic()
-    found: dict[tuple[int, TableId], TableResult] = {}
+    found: dict[Place, TableResult] = {}
     lsn: int | None = None
     problem: str | None = None
+    confirmed: set[Place] = set()
     for _ in range(ATTEMPTS):
         try:
+            with session_scope(catalog) as session:
+                since = reconciliations.now(session)
             with _fence(catalog, request, subject) as fence:
-                lsn = fence.lsn
-                results, problem = compare_at(subject.spec, subject.destinations, fence, selected)
-                found |= {(one.pipeline_destination_id, one.target): one for one in results}
+                lsn = fence.lsn if lsn is None else lsn
+                results, missing = compare_at(subject.spec, subject.destinations, fence, selected)
+            problem = problem or missing
+            with session_scope(catalog) as session:
+                busy = reconciliations.loaded_since(session, subject.spec.id, since)
+            for one in results:
+                place = (one.pipeline_destination_id, one.target)
+                found[place] = confirm(found.get(place), _beside_loads(one, busy))
         except RosettaError as error:
             problem = problem or f"{error.message} - {error.policy.solution}"
             break
-        again = {key for key, one in found.items() if one.outcome is TableOutcome.FAILED}
+        failed = {place for place, one in found.items() if one.outcome is TableOutcome.FAILED}
+        different = {place for place, one in found.items() if one.outcome is TableOutcome.DIFFERENT}
+        again = failed | (different - confirmed)
         if not again:
             break
+        confirmed |= different
         selected = by_targets(again)
     tables = sorted(found.values(), key=lambda one: (one.destination, one.target))
     return Report(subject.spec.name, lsn, tables, time.monotonic() - began, problem)
+
+
+def confirm(first: TableResult | None, second: TableResult) -> TableResult:
+    """Return what is still different at a second position of what was different at the first.
+
+    A row that the engine had to fetch from the source by key, after an interrupted load, is ahead of the stream for a
+    moment; nothing else is. And a row that the stream has brought right meanwhile needs no hand.
+    """
+    if first is None or TableOutcome.DIFFERENT not in (first.outcome, second.outcome):
+        return second
+    if second.outcome is TableOutcome.FAILED or first.outcome is TableOutcome.FAILED:
+        return second if first.outcome is TableOutcome.FAILED else first
+    seconds = first.seconds + second.seconds
+    if second.outcome is TableOutcome.DIFFERENT and first.keys.complete and second.keys.complete and second.key:
+        known = set(first.keys.all)
+        found = second.keys
+        changed, missing, extra = (
+            [key for key in listed if key in known] for listed in (found.changed, found.missing, found.extra)
+        )
+        keys = KeyDifferences(changed, missing, extra)
+        outcome = TableOutcome.DIFFERENT if keys.all else TableOutcome.EQUAL
+        return replace(second, keys=keys, outcome=outcome, seconds=seconds)
+    return replace(second, seconds=seconds)
+
+
+def _beside_loads(one: TableResult, busy: Collection[tuple[int | None, TableId]]) -> TableResult:
+    """Say nothing of rows that differ while a backfill of the table is at work."""
+    if one.outcome is TableOutcome.DIFFERENT and any(
+        destination in (None, one.pipeline_destination_id) and table == one.source for destination, table in busy
+    ):
+        return replace(one, outcome=TableOutcome.BEHIND, keys=KeyDifferences(), reason="a backfill of it is at work")
+    return one
 
 
 def _fence(catalog: Engine, request: Request, subject: _Subject, keys: Any = None) -> Any:

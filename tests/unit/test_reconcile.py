@@ -12,6 +12,7 @@ from cdc_runner.reconcile.plan import NotComparable, TablePlan, plan_table
 from cdc_runner.reconcile.result import KeyDifferences, Outcome, Report, TableOutcome, TableResult, key_ranges
 from cdc_runner.reconcile.standing import pending_tables
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
+from cdc_runner.services.verify import confirm
 from cdc_runner.spec import ResolvedSync
 
 HERE, THERE = TableId("public", "orders"), TableId("shop", "orders")
@@ -90,6 +91,20 @@ def test_keys_are_grouped_at_the_widest_gaps():
     ]
     assert [one.keys for one in key_ranges([("b",), ("a",)])] == [2]
     assert key_ranges([]) == []
+
+
+def test_only_what_differs_at_a_second_position_too_is_a_difference():
+    def found(*keys: str, outcome: TableOutcome = TableOutcome.DIFFERENT) -> TableResult:
+        listed = KeyDifferences(changed=[(key,) for key in keys])
+        return TableResult(1, "warehouse", HERE, THERE, outcome, key=("id",), keys=listed)
+
+    both = confirm(found("1", "2"), found("2", "3"))
+    assert (both.outcome, both.keys.all) == (TableOutcome.DIFFERENT, [("2",)])
+    assert confirm(found("1"), found("2")).outcome is TableOutcome.EQUAL
+    assert confirm(found("1"), found(outcome=TableOutcome.EQUAL)).outcome is TableOutcome.EQUAL
+    assert confirm(found("1"), found(outcome=TableOutcome.FAILED)).keys.all == [("1",)]
+    assert confirm(found(outcome=TableOutcome.FAILED), found("2")).keys.all == [("2",)]
+    assert confirm(None, found("1")).keys.all == [("1",)]
 
 
 def test_tables_of_waiting_transactions_are_told_by_the_messages_of_the_slot():

@@ -86,6 +86,8 @@ class PgoutputStream:
         self._stopping = threading.Event()
         self._lost_at: float | None = None
         self._attempts = 0
+        self._open = threading.Event()
+        self._open.set()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._thread.start()
 
@@ -139,6 +141,8 @@ class PgoutputStream:
             quiet_since = time.monotonic()
             while not self._stopping.is_set():
                 messages, size = link.read(_WAIT_SECONDS)
+                # What is read while the stream is held may lie behind the barrier that is to come.
+                self._open.wait()
                 now = time.monotonic()
                 delivered = self._reader.delivered
                 if messages:
@@ -196,9 +200,22 @@ class PgoutputStream:
         if link is not None:
             link.confirm(self._durable)
 
+    def hold(self) -> None:
+        """See `ChangeStream.hold`. What was read from the connection already was committed before."""
+        self._open.clear()
+
+    def resume(self, barrier: Position | None = None) -> None:
+        """See `ChangeStream.resume`."""
+        if barrier is not None:
+            # A new list: the reader of batches may be looking at the present one.
+            self._barriers = sorted([*(one for one in self._barriers if one.lsn > self._durable), barrier])
+            self._reader.add_barrier(barrier)
+        self._open.set()
+
     def close(self) -> None:
         """See `ChangeStream.close`."""
         self._stopping.set()
+        self._open.set()
         self._buffer.close()
         link = self._link
         if link is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -80,6 +81,10 @@ class TransactionReader:
         self._number = 0
         self._marks: list[bytes] = []
         self.idle_end = 0
+
+    def add_barrier(self, barrier: Position) -> None:
+        """No part may span this position either; it lies behind everything that was fed. From any thread."""
+        insort(self._barriers, barrier.lsn)
 
     def restart(self) -> None:
         """A new connection begins: what was not handed over comes again, and what was is passed over."""

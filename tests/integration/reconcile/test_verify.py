@@ -97,12 +97,17 @@ def write_load(harness: PipelineHarness, rows: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "verifies"),
-    [(100_000, 6), pytest.param(5_000_000, 20, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])],
+    ("engine", "rows", "verifies"),
+    [
+        ("debezium", 100_000, 4),
+        ("pgoutput", 100_000, 8),
+        pytest.param("pgoutput", 5_000_000, 20, marks=[pytest.mark.slow, pytest.mark.timeout(3000)]),
+    ],
 )
 def test_corrupted_rows_are_named_and_repaired_while_the_stream_flows(
-    pipeline: PipelineHarness, rows: int, verifies: int
+    pipeline: PipelineHarness, engine: str, rows: int, verifies: int
 ) -> None:
+    pipeline.engine = engine
     pipeline.source.execute(SETUP.replace("100000", str(rows)))
     pipeline.configure()
     pipeline.start()

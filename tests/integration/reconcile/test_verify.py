@@ -97,7 +97,7 @@ def write_load(harness: PipelineHarness, rows: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("engine", "rows", "verifies"),
+    ("capture", "rows", "verifies"),
     [
         ("debezium", 100_000, 4),
         ("pgoutput", 100_000, 8),
@@ -105,9 +105,9 @@ def write_load(harness: PipelineHarness, rows: int) -> Iterator[None]:
     ],
 )
 def test_corrupted_rows_are_named_and_repaired_while_the_stream_flows(
-    pipeline: PipelineHarness, engine: str, rows: int, verifies: int
+    pipeline: PipelineHarness, capture: str, rows: int, verifies: int
 ) -> None:
-    pipeline.engine = engine
+    pipeline.engine = capture
     pipeline.source.execute(SETUP.replace("100000", str(rows)))
     pipeline.configure()
     pipeline.start()

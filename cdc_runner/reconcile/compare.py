@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cdc_runner.destinations.base import TableState
@@ -15,7 +15,7 @@ from cdc_runner.destinations.postgres.type_names import SchemaMap
 from cdc_runner.errors import RosettaError
 from cdc_runner.reconcile import checksum
 from cdc_runner.reconcile.checksum import Hash
-from cdc_runner.reconcile.plan import NotComparable, Side, TablePlan, plan_table
+from cdc_runner.reconcile.plan import NotComparable, Rules, Side, TablePlan, plan_table
 from cdc_runner.reconcile.result import Key, KeyDifferences, TableOutcome, TableResult
 from cdc_runner.reconcile.session import SnapshotSessions, TableReading, Unreadable
 from cdc_runner.schema import TableSchema
@@ -37,7 +37,7 @@ class Subject:
         known: what the destination remembers of it.
         target: the target table; None when it is gone.
         schema_map: source schema to target schema.
-        where: which rows of the source the target is to hold; None for all.
+        rules: how the target is meant to differ.
     """
 
     result: TableResult
@@ -45,7 +45,7 @@ class Subject:
     known: TableState
     target: TargetTable | None
     schema_map: SchemaMap
-    where: str | None = None
+    rules: Rules = field(default_factory=Rules)
 
 
 class Comparison:
@@ -71,11 +71,13 @@ class Comparison:
         return replace(result, seconds=time.monotonic() - began)
 
     def _compare(self, subject: Subject) -> TableResult:
+        if subject.rules.skipped is not None:
+            return replace(subject.result, outcome=TableOutcome.SKIPPED, reason=subject.rules.skipped)
         if subject.present is None:
             return replace(subject.result, outcome=TableOutcome.SKIPPED, reason="the source has dropped the table")
         if subject.target is None or subject.target.kind not in ("r", "p"):
             return replace(subject.result, outcome=TableOutcome.DIFFERENT, reason="the target table is missing")
-        plan = plan_table(subject.present, subject.known, subject.target, subject.schema_map, subject.where)
+        plan = plan_table(subject.present, subject.known, subject.target, subject.schema_map, subject.rules)
         with (
             self._source.reading(plan.source.table, partitioned=subject.present.partitioned) as here,
             self._target.reading(plan.target.table, partitioned=subject.target.kind == "p") as there,

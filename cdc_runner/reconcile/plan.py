@@ -64,12 +64,33 @@ class TablePlan:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a target is meant to differ from its source table.
+
+    Attributes:
+        skipped: why its content is not that of the source table at all; None when it is.
+        where: which rows of the source it is to hold, as SQL over the alias `t`; None for all.
+        target_where: which rows of the target stand for rows of the source, likewise.
+        altered: target columns that hold other values on purpose, with the reason.
+        left_behind: source columns that are not copied on purpose.
+        repairable: whether rows may be written from the source as they are.
+    """
+
+    skipped: str | None = None
+    where: str | None = None
+    target_where: str | None = None
+    altered: Mapping[str, str] = field(default_factory=dict)
+    left_behind: frozenset[str] = frozenset()
+    repairable: bool = True
+
+
 class NotComparable(Exception):
     """A table cannot be compared; the text says why."""
 
 
 def plan_table(
-    present: TableSchema, known: TableState, target: TargetTable, schema_map: SchemaMap, where: str | None = None
+    present: TableSchema, known: TableState, target: TargetTable, schema_map: SchemaMap, rules: Rules | None = None
 ) -> TablePlan:
     """Return how a table is compared.
 
@@ -78,11 +99,12 @@ def plan_table(
         known: what the destination remembers of it; its columns have the target's names.
         target: the target table.
         schema_map: source schema to target schema, for names of types.
-        where: which rows of the source the target is to hold.
+        rules: how the target is meant to differ.
 
     Raises:
         NotComparable: the target lacks a column, or the key has changed and the stream has not told of it yet.
     """
+    rules = rules or Rules()
     by_number = {column.number: column for column in present.stream_columns if column.number}
     by_name = {column.name: column for column in present.stream_columns}
     left_out: dict[str, str] = {}
@@ -97,13 +119,16 @@ def plan_table(
         if there is None:
             raise NotComparable(f"the target has no column {column.name}")
         partner[source.name] = column.name
+        if column.name in rules.altered:
+            left_out[column.name] = rules.altered[column.name]
+            continue
         pair = _texts(source, there.column, schema_map)
         if isinstance(pair, str):
             left_out[column.name] = pair
         else:
             texts[column.name] = pair
     for name in by_name:
-        if name not in partner:
+        if name not in partner and name not in rules.left_behind:
             left_out[name] = "the target does not have it yet; it comes with the table's next change"
     key = tuple(partner.get(name, "") for name in present.key)
     if key != known.schema.key or any(name not in texts for name in key):
@@ -115,7 +140,7 @@ def plan_table(
             table,
             tuple(texts[name][place] for name in key),
             tuple(pair[place] for pair in texts.values()),
-            where if place == 0 else None,
+            rules.where if place == 0 else rules.target_where,
         )
         for place, table in enumerate((present.table, target.table))
     ]

@@ -137,7 +137,6 @@ class SnapshotSessions:
             application_name="rosetta verify",
             side=self.side,
             settings={
-                "search_path": "pg_catalog",
                 "statement_timeout": f"{self.settings.statement_seconds}s",
                 "lock_timeout": f"{LOCK_SECONDS}s",
                 "idle_in_transaction_session_timeout": "0",

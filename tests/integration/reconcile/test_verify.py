@@ -9,13 +9,19 @@ from contextlib import closing, contextmanager
 import pytest
 from sqlalchemy import Engine
 
+from cdc_runner.catalog import fences
 from cdc_runner.catalog.credentials import Keyring
-from cdc_runner.catalog.database import open_catalog
+from cdc_runner.catalog.database import open_catalog, session_scope
 from cdc_runner.catalog.environment import read_environment
+from cdc_runner.catalog.pipelines import load_pipeline
 from cdc_runner.errors import RosettaError
+from cdc_runner.reconcile.fenced import fenced
 from cdc_runner.reconcile.result import Outcome, Report, TableOutcome
-from cdc_runner.services.verify import Request, repair_pipeline, verify_pipeline
+from cdc_runner.reconcile.session import Settings
+from cdc_runner.reconcile.tables import by_patterns
+from cdc_runner.services.verify import Request, compare_at, repair_pipeline, verify_pipeline
 from tests.support.pipelines import PipelineHarness
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(600)]
 
@@ -156,6 +162,8 @@ def test_a_paused_pipeline_is_compared_but_for_what_waits_in_its_slot(two_target
     pipeline.start()
     pipeline.wait_caught_up()
     assert_equal(verify(pipeline))
+    assert_a_truncate_behind_the_fence_is_no_difference(pipeline)
+    assert_a_forgotten_fence_holds_nothing_up(pipeline)
     pipeline.stop()
     pipeline.source.execute("INSERT INTO empty VALUES (1)")
     target = pipeline.targets["second"]
@@ -183,3 +191,32 @@ def test_a_paused_pipeline_is_compared_but_for_what_waits_in_its_slot(two_target
     assert_equal(verify(pipeline, "public.orders", "public.empty"))
     slots = pipeline.source.execute("SELECT count(*) FROM pg_replication_slots WHERE temporary")
     assert slots == [(0,)]
+
+
+def assert_a_truncate_behind_the_fence_is_no_difference(pipeline: PipelineHarness) -> None:
+    with catalog_of(pipeline) as (engine, keyring):
+        with session_scope(engine) as session:
+            spec = load_pipeline(session, pipeline.pipeline_id, keyring)
+        with fenced(engine, spec, spec.destinations, Settings(), wait_seconds=60) as fence:
+            pipeline.source.execute("TRUNCATE part; UPDATE orders SET note = 'late'; DELETE FROM pair")
+            pipeline.wait_caught_up()
+            results, problem = compare_at(spec, spec.destinations, fence, by_patterns(()))
+    assert problem is None
+    outcomes = {(one.destination, one.source.name): one for one in results}
+    assert len(outcomes) == 10
+    for (_, table), one in outcomes.items():
+        assert one.outcome is (TableOutcome.FAILED if table == "part" else TableOutcome.EQUAL), one
+    assert "truncated" in (outcomes["target", "part"].reason or "")
+    assert_equal(verify(pipeline))
+
+
+def assert_a_forgotten_fence_holds_nothing_up(pipeline: PipelineHarness) -> None:
+    temporary = "SELECT count(*) FROM pg_replication_slots WHERE temporary"
+    with catalog_of(pipeline) as (engine, _):
+        with session_scope(engine) as session:
+            identifier = fences.request(session, pipeline.pipeline_id)
+        wait_for(lambda: pipeline.source.execute(temporary) == [(1,)], 60, "the fence to be set")
+        pipeline.source.execute("INSERT INTO orders (id) VALUES (-5)")
+        pipeline.wait_caught_up()
+        pipeline.config.execute("UPDATE reconcile_fences SET expires_at = now() WHERE id = %s", (identifier,))
+        wait_for(lambda: pipeline.source.execute(temporary) == [(0,)], 60, "the fence to be given up")

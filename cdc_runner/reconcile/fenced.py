@@ -131,7 +131,11 @@ def _open_targets(
             if answer.snapshot is None:
                 found.problems[identifier] = answer.error or "it could not be read at the fence"
                 continue
-            sessions = SnapshotSessions(destination.address, "destination", answer.snapshot, settings)
+            try:
+                sessions = SnapshotSessions(destination.address, "destination", answer.snapshot, settings)
+            except RosettaError as error:
+                found.problems[identifier] = error.message
+                continue
             cleanup.callback(sessions.close)
             found.targets[identifier] = sessions
         if missing and time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +21,7 @@ from cdc_runner.reconcile.result import Outcome, Report, TableOutcome
 from cdc_runner.reconcile.session import Settings
 from cdc_runner.reconcile.tables import by_patterns
 from cdc_runner.services.verify import Request, compare_at, repair_pipeline, verify_pipeline
+from rosetta_dagster.cli.main import main
 from tests.support.pipelines import PipelineHarness
 from tests.support.waiting import wait_for
 
@@ -155,7 +157,9 @@ def test_corrupted_rows_are_named_and_repaired_while_the_stream_flows(
     assert pipeline.config.execute("SELECT count(*) FROM reconcile_fence_keys") == [(0,)]
 
 
-def test_a_paused_pipeline_is_compared_but_for_what_waits_in_its_slot(two_target_pipeline: PipelineHarness) -> None:
+def test_a_paused_pipeline_is_compared_but_for_what_waits_in_its_slot(
+    two_target_pipeline: PipelineHarness, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pipeline = two_target_pipeline
     pipeline.source.execute(SETUP.replace("100000", "1000"))
     pipeline.configure(schema="Copy")
@@ -178,6 +182,7 @@ def test_a_paused_pipeline_is_compared_but_for_what_waits_in_its_slot(two_target
     assert different == {("second", "orders"), ("second", "log")}
     assert outcomes["second", "orders"].keys.changed == [("7",)]
     assert len(outcomes["second", "log"].keys.extra) == 1
+    assert_commands_say_so(pipeline, monkeypatch, capsys)
     with catalog_of(pipeline) as (engine, keyring):
         with pytest.raises(RosettaError, match="does not run"):
             repair_pipeline(engine, Request("shop"), keyring, dry_run=False)
@@ -220,3 +225,21 @@ def assert_a_forgotten_fence_holds_nothing_up(pipeline: PipelineHarness) -> None
         pipeline.wait_caught_up()
         pipeline.config.execute("UPDATE reconcile_fences SET expires_at = now() WHERE id = %s", (identifier,))
         wait_for(lambda: pipeline.source.execute(temporary) == [(0,)], 60, "the fence to be given up")
+
+
+def assert_commands_say_so(
+    pipeline: PipelineHarness, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in pipeline.environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["verify", "shop", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["outcome"] == "DIFFERENT"
+    assert main(["verify", "shop", "--table", "public.orders", "--destination", "target"]) == 0
+    assert "EQUAL at " in capsys.readouterr().out
+    assert main(["verify", "shop", "--table", "public.empty"]) == 3
+    assert "wait in the slot" in capsys.readouterr().out
+    assert main(["repair", "shop"]) == 1
+    assert "1 rows to be fetched again" in capsys.readouterr().out
+    assert main(["verify", "shop", "--destination", "nowhere"]) == 2
+    assert main(["verify", "nothing"]) == 2

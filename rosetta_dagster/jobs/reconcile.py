@@ -145,7 +145,7 @@ def verify_op(context: OpExecutionContext, config: SelectionConfig) -> None:
         raise Failure(summary(report), report_metadata(report), allow_retries=False)
 
 
-@op(name="repair")
+@op(name="repair_rows")
 def repair_op(context: OpExecutionContext, config: RepairConfig) -> None:
     from cdc_runner.services.verify import repair_pipeline
 

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.snowflake_key import private_key
 from tests.support.snowflake_server import DATABASE
 from tests.support.snowflake_sql import _TASK
 from tests.support.waiting import wait_for
@@ -88,6 +89,10 @@ class Snowduck:
         wait_for(self._answers, 60, "snowduck to answer")
         # A database that a statement names is made by itself.
         self.run(f"CREATE SCHEMA IF NOT EXISTS {DATABASE}.SHOP")
+
+    def private_key(self) -> str:
+        """The user's private key as PEM."""
+        return private_key()
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, "snowduck ended"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from pydantic import SecretStr
@@ -17,18 +17,29 @@ from cdc_runner.position import Position
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.shaping.net import NetChange, NetKind
 from cdc_runner.spec import DestinationSpec, PipelineSettings, ResolvedSync, SnowflakeAddress
-from tests.support.snowflake_server import ACCOUNT, DATABASE, USER, SnowflakeServer
+from tests.support.snowflake_server import ACCOUNT, DATABASE, USER
+
+
+class Account(Protocol):
+    """A stand-in for an account."""
+
+    url: str
+
+    def private_key(self) -> str:
+        """The user's private key as PEM."""
+        ...
+
 
 IMPATIENT = Patience(commit_seconds=5.0, poll_seconds=(0.005, 0.02))
 
 
-def address_of(server: SnowflakeServer, **options: Any) -> SnowflakeAddress:
+def address_of(server: Account, **options: Any) -> SnowflakeAddress:
     """How to reach the stand-in."""
     key = SecretStr(server.private_key())
     return SnowflakeAddress(ACCOUNT, USER, key, DATABASE, "SHOP", host=server.url, **options)
 
 
-def destination_of(server: SnowflakeServer, **options: Any) -> SnowflakeDestination:
+def destination_of(server: Account, **options: Any) -> SnowflakeDestination:
     """A destination on the stand-in, not opened."""
     settings = options.pop("settings", PipelineSettings())
     fetch = options.pop("fetch", lambda schema, keys: {})

@@ -6,6 +6,7 @@ one. Everything else goes through as it is.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -38,13 +39,17 @@ def environment() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rosetta-tests" / "snowduck-0.3.0-1"
     program = cache / "bin" / "snowduck"
     done = cache / "installed"
-    if not done.exists():
-        venv.create(cache, with_pip=True, clear=True)
-        command = [str(cache / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        if result.returncode or not program.exists():
-            raise RuntimeError((result.stderr.strip().splitlines() or ["no reason given"])[-1][:300])
-        done.touch()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with (cache.parent / "snowduck.lock").open("w") as lock:
+        # Two sessions must not install at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            venv.create(cache, with_pip=True, clear=True)
+            command = [str(cache / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+            if result.returncode or not program.exists():
+                raise RuntimeError((result.stderr.strip().splitlines() or ["no reason given"])[-1][:300])
+            done.touch()
     return program
 
 

@@ -6,7 +6,11 @@ and the supervisor starts the process anew.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -91,6 +95,115 @@ class SourceSpec:
     capture_engine: str = "debezium"
 
 
+class SyncMode(StrEnum):
+    """What a target keeps of rows that change."""
+
+    MIRROR = "mirror"
+    SOFT_DELETE = "soft_delete"
+    """Rows that are gone stay, marked as deleted."""
+    HISTORY = "history"
+    """Each change is a row of its own."""
+
+
+class MaskKind(StrEnum):
+    """How a value is made unrecognisable."""
+
+    HASH = "hash"
+    """HMAC-SHA-256 of the text form under the source's key, as 64 hexadecimal digits; NULL stays NULL."""
+    NULL = "null"
+    TRUNCATE = "truncate"
+    """The first characters of the text form; NULL stays NULL."""
+    CONSTANT = "constant"
+    """The same text in every row, also where there is NULL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A mask of one column: `length` is of TRUNCATE (characters), `text` of CONSTANT."""
+
+    kind: MaskKind
+    length: int | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """How a table sync differs from a plain copy. All names are the source's.
+
+    Attributes:
+        filter: condition that rows must meet, as `row_filter.sql` writes it; None for all rows.
+        filter_columns: the columns that it reads.
+        columns: the only columns to copy; None for all.
+        exclude: columns to leave out.
+        rename: pairs of a column and its name at the target.
+        masks: pairs of a column and its mask.
+        mode: what becomes of rows that change.
+        custom_sql: a SELECT over the table's rows, in DuckDB's dialect; None for none.
+    """
+
+    filter: str | None = None
+    filter_columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    rename: tuple[tuple[str, str], ...] = ()
+    masks: tuple[tuple[str, Mask], ...] = ()
+    mode: SyncMode = SyncMode.MIRROR
+    custom_sql: str | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the target is a copy of the source table."""
+        return self == TableShape()
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that is another one when the target has to be loaded anew; empty for a plain copy."""
+        if self.plain:
+            return ""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads, without what is at its default, filter and custom SQL."""
+        content: dict[str, Any] = {}
+        if self.columns is not None:
+            content["columns"] = list(self.columns)
+        if self.exclude:
+            content["exclude"] = list(self.exclude)
+        if self.rename:
+            content["rename"] = dict(self.rename)
+        if self.masks:
+            content["mask"] = {
+                name: {key: value for key, value in asdict(mask).items() if value is not None}
+                for name, mask in self.masks
+            }
+        if self.mode is not SyncMode.MIRROR:
+            content["mode"] = self.mode.value
+        if self.filter_columns:
+            content["filter_columns"] = list(self.filter_columns)
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], row_filter: str | None, custom_sql: str | None) -> TableShape:
+        """Return a shape as the config database holds it."""
+        masks = content.get("mask", {})
+        return cls(
+            filter=row_filter,
+            filter_columns=tuple(content.get("filter_columns", ())),
+            columns=tuple(content["columns"]) if "columns" in content else None,
+            exclude=tuple(content.get("exclude", ())),
+            rename=tuple(sorted(content.get("rename", {}).items())),
+            masks=tuple(
+                (name, Mask(MaskKind(masks[name]["kind"]), masks[name].get("length"), masks[name].get("text")))
+                for name in sorted(masks)
+            ),
+            mode=SyncMode(content.get("mode", "mirror")),
+            custom_sql=custom_sql,
+        )
+
+
+PLAIN = TableShape()
+
+
 @dataclass(frozen=True, slots=True)
 class TableSync:
     """One source table (or pattern) that feeds one target table of one destination."""
@@ -100,6 +213,9 @@ class TableSync:
     """Pattern as in SourceSpec.tables; a plain name for a sync with an explicit target."""
     target: str | None = None
     """Target table name; None keeps the source's name."""
+    shape: TableShape = PLAIN
+    mask_key: SecretStr | None = None
+    """Key of the source's hash masks; None while no sync has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +318,7 @@ class ResolvedSync:
     sync_id: int | None
     source: TableId
     target: TableId
+    shape: TableShape = field(default=PLAIN, compare=False)
+    """How the rows are shaped on the way; not part of a sync's identity."""
+    mask_key: SecretStr | None = field(default=None, compare=False, repr=False)
+    """Key of the source's hash masks."""

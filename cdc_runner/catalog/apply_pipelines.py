@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -10,12 +11,14 @@ from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.application import Application
 from cdc_runner.catalog.file_format import PipelineDestinationEntry, PipelineEntry, TableEntry
-from cdc_runner.catalog.models import Pipeline, PipelineDestination, TableSync, Tag
-from cdc_runner.catalog.pipelines import set_status
+from cdc_runner.catalog.models import Pipeline, PipelineDestination, Source, TableSync, Tag
+from cdc_runner.catalog.pipelines import mask_key_place, set_status, stored_shape
 from cdc_runner.catalog.plan import Change, action_of, differences
 from cdc_runner.catalog.repositories import list_destinations, list_pipelines, list_sources
 from cdc_runner.catalog.settings import parse_pipeline_settings
+from cdc_runner.catalog.shape_entry import shown_shape
 from cdc_runner.errors import RosettaError
+from cdc_runner.spec import MaskKind, TableShape
 
 
 def check_pipelines(run: Application) -> list[str]:
@@ -79,8 +82,21 @@ def apply_pipelines(run: Application) -> None:
             pipeline.settings = settings
         run.session.flush()
         _apply_destinations(run, pipeline, entry)
+        _ensure_mask_key(run, sources[entry.source], entry)
         if status != pipeline.status:
             set_status(run.session, pipeline.id, entry.status or "PAUSE")
+
+
+def _ensure_mask_key(run: Application, source: Source, entry: PipelineEntry) -> None:
+    """Give a source whose syncs hash values the key for it; with another key equal values would get other hashes."""
+    shapes = [table.shape for one in entry.destinations for table in one.tables or ()]
+    if not any(mask.kind is MaskKind.HASH for shape in shapes for _, mask in shape.masks):
+        return
+    place = mask_key_place(source.id)
+    if source.mask_key is None:
+        source.mask_key = run.keyring.encrypt(secrets.token_hex(32), place)
+    elif not run.keyring.is_current(source.mask_key):
+        source.mask_key = run.keyring.encrypt(run.keyring.decrypt(source.mask_key, place), place)
 
 
 def _shown_settings(settings: dict[str, str]) -> str:
@@ -121,7 +137,7 @@ def _apply_destinations(run: Application, pipeline: Pipeline, entry: PipelineEnt
 def _shown_wanted(entry: PipelineDestinationEntry) -> str:
     if entry.tables is None:
         return "every table of the source"
-    return "; ".join(sorted(_shown_table(one.table, one.target, sorted(one.tags)) for one in entry.tables))
+    return "; ".join(sorted(_shown_table(one.table, one.target, one.shape, sorted(one.tags)) for one in entry.tables))
 
 
 def _shown_stored(row: PipelineDestination) -> str:
@@ -130,14 +146,22 @@ def _shown_stored(row: PipelineDestination) -> str:
         return "every table of the source"
     return "; ".join(
         sorted(
-            _shown_table(sync.table_name, sync.table_name_target, sorted(tag.tag for tag in sync.tags))
+            _shown_table(
+                sync.table_name, sync.table_name_target, stored_shape(sync), sorted(tag.tag for tag in sync.tags)
+            )
             for sync in declared
         )
     )
 
 
-def _shown_table(table: str, target: str | None, tags: list[str]) -> str:
-    return table + (f" as {target}" if target else "") + (f" [{', '.join(tags)}]" if tags else "")
+def _shown_table(table: str, target: str | None, shape: TableShape, tags: list[str]) -> str:
+    shaped = shown_shape(shape)
+    return (
+        table
+        + (f" as {target}" if target else "")
+        + (f" ({shaped})" if shaped else "")
+        + (f" [{', '.join(tags)}]" if tags else "")
+    )
 
 
 def _apply_tables(session: Session, row: PipelineDestination, entries: list[TableEntry]) -> None:
@@ -154,6 +178,9 @@ def _apply_tables(session: Session, row: PipelineDestination, entries: list[Tabl
             found = TableSync(pipeline_destination_id=row.id, table_name=entry.table, table_name_target=entry.target)
             session.add(found)
             session.flush()
+        shape = entry.shape
+        if stored_shape(found) != shape:
+            found.filter_sql, found.custom_sql, found.shape = shape.filter, shape.custom_sql, shape.as_json()
         found.tags = _tags(session, entry.tags)
     session.flush()
 

@@ -15,7 +15,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from cdc_runner.catalog.shape_entry import Filter, Masks, table_shape
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.spec import TableShape
 
 
 class ConfigurationProblems(RosettaError):
@@ -171,15 +173,31 @@ class TableEntry(_Strict):
 
     table: TablePattern
     target: Identifier | None = None
-    filter: NotYet = None
+    filter: Filter = None
+    columns: Annotated[list[Identifier], Field(min_length=1)] | None = None
+    exclude: list[Identifier] = []
+    rename: dict[Identifier, Identifier] = {}
+    mask: Masks = {}
+    mode: Literal["mirror", "soft_delete"] = "mirror"
     custom_sql: NotYet = None
     tags: list[TagName] = []
 
     @model_validator(mode="after")
     def _one_target_for_one_table(self) -> TableEntry:
-        if self.target is not None and any(character in self.table for character in "*?["):
+        pattern = any(character in self.table for character in "*?[")
+        if self.target is not None and pattern:
             raise PydanticCustomError("target_of_pattern", "a pattern of several tables cannot have one target")
+        if pattern and not self.shape.plain:
+            raise PydanticCustomError(
+                "shape_of_pattern",
+                "a pattern of several tables takes none of filter, columns, exclude, rename, mask and mode",
+            )
         return self
+
+    @property
+    def shape(self) -> TableShape:
+        """How the rows are shaped."""
+        return table_shape(self.filter, self.columns, self.exclude, self.rename, self.mask, self.mode)
 
 
 class PipelineDestinationEntry(_Strict):

@@ -14,9 +14,18 @@ from cdc_runner.catalog import notifications
 from cdc_runner.catalog.credentials import CredentialPlace, Keyring
 from cdc_runner.catalog.leases import current_holder
 from cdc_runner.catalog.models import Destination, Pipeline, PipelineDestination, PipelineMetadata, Source
+from cdc_runner.catalog.models import TableSync as DeclaredSync
 from cdc_runner.catalog.settings import pipeline_settings
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.spec import DestinationSpec, PipelineSpec, PostgresAddress, SnowflakeAddress, SourceSpec, TableSync
+from cdc_runner.spec import (
+    DestinationSpec,
+    PipelineSpec,
+    PostgresAddress,
+    SnowflakeAddress,
+    SourceSpec,
+    TableShape,
+    TableSync,
+)
 
 DesiredStatus = Literal["START", "PAUSE", "REFRESH"]
 
@@ -26,6 +35,11 @@ SOURCE_PASSWORD_COLUMN = "password"
 def source_place(source_id: int) -> CredentialPlace:
     """Return where a source's password is stored."""
     return CredentialPlace("sources", SOURCE_PASSWORD_COLUMN, source_id)
+
+
+def mask_key_place(source_id: int) -> CredentialPlace:
+    """Return where the key of a source's hash masks is stored."""
+    return CredentialPlace("sources", "mask_key", source_id)
 
 
 def destination_place(destination_id: int, secret: str) -> CredentialPlace:
@@ -119,7 +133,8 @@ def source_spec(source: Source, keyring: Keyring) -> SourceSpec:
 
 def destination_spec(row: PipelineDestination, keyring: Keyring) -> DestinationSpec:
     """Return a destination of a pipeline as the engine reads it."""
-    destination = row.destination
+    destination, source = row.destination, row.pipeline.source
+    mask_key = keyring.decrypt(source.mask_key, mask_key_place(source.id)) if source.mask_key else None
     declared = (sync for sync in row.table_syncs if sync.origin == "DECLARED")
     return DestinationSpec(
         id=row.id,
@@ -128,8 +143,22 @@ def destination_spec(row: PipelineDestination, keyring: Keyring) -> DestinationS
         type=destination.type,
         place=_place(destination, keyring),
         schema=destination.config.get("schema"),
-        syncs=tuple(TableSync(id=sync.id, table=sync.table_name, target=sync.table_name_target) for sync in declared),
+        syncs=tuple(
+            TableSync(
+                id=sync.id,
+                table=sync.table_name,
+                target=sync.table_name_target,
+                shape=stored_shape(sync),
+                mask_key=mask_key,
+            )
+            for sync in declared
+        ),
     )
+
+
+def stored_shape(sync: DeclaredSync) -> TableShape:
+    """Return how a declared table sync shapes its rows."""
+    return TableShape.from_json(sync.shape or {}, sync.filter_sql, sync.custom_sql)
 
 
 def load_pipeline(session: Session, pipeline_id: int, keyring: Keyring | None = None) -> PipelineSpec:

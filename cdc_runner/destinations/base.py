@@ -13,6 +13,7 @@ from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.columns import ColumnPlan
 from cdc_runner.shaping.evolution import SchemaChange
 from cdc_runner.shaping.net import NetChange
 from cdc_runner.spec import PostgresAddress, ResolvedSync
@@ -32,13 +33,22 @@ class TableState:
         sync: source and target.
         ready: whether the initial load is complete.
         snapshot: changes of transactions at or below this position are in the loaded rows already.
-        schema: the source schema that the target was last made for.
+        schema: the schema that the target was last made for: the source's, or what the sync's shape makes of it.
+        source_schema: the source's schema then, where a shape makes it another; None where it is `schema`.
+        shape: fingerprint of the sync's shape that the rows have; empty for a plain copy.
     """
 
     sync: ResolvedSync
     ready: bool
     snapshot: Position
     schema: TableSchema
+    source_schema: TableSchema | None = None
+    shape: str = ""
+
+    @property
+    def captured_schema(self) -> TableSchema:
+        """The schema of the source's table."""
+        return self.source_schema or self.schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +80,13 @@ class TableLoad:
         state: its state; not ready.
         chunks: the plan; chunks with a row count are done.
         resumed: some chunks are from an earlier snapshot, so that rows may be met twice.
+        plan: how the rows are shaped; None for a plain copy.
     """
 
     state: TableState
     chunks: Sequence[LoadChunk]
     resumed: bool
+    plan: ColumnPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +175,8 @@ class Destination(Protocol):
 
         Args:
             source: a session of the source, to measure its tables.
-            wanted: every table that the destination is to hold.
+            wanted: every table that the destination is to hold, with its schema at the source; a sync that is no plain
+                copy has a target as `column_plan` says.
 
         Raises:
             RosettaError: DESTINATION_SCHEMA when a target is there already and does not fit or is not empty.
@@ -224,7 +237,7 @@ class Destination(Protocol):
         """Follow schema changes that the stream does not tell of, after a batch was refused; tell whether any was made.
 
         Args:
-            present: reads a source table's present schema.
+            present: reads the present schema that the source's table has for a target.
         """
         ...
 

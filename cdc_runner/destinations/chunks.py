@@ -53,9 +53,11 @@ class TableRewrittenError(RosettaError):
         self.relation = relation
 
 
-def page_range(chunk: LoadChunk) -> str:
-    """Return the WHERE clause that reads a chunk's rows of its relation."""
-    if chunk.from_page == 0 and chunk.to_page is None:
-        return ""
-    upper = "" if chunk.to_page is None else f" AND ctid < '({chunk.to_page},0)'::tid"
-    return f" WHERE ctid >= '({chunk.from_page},0)'::tid{upper}"
+def page_range(chunk: LoadChunk, condition: str | None = None) -> str:
+    """Return the WHERE clause that reads a chunk's rows of its relation, those that meet a filter's condition."""
+    conditions = [] if condition is None else [f"({condition})"]
+    if chunk.from_page > 0 or chunk.to_page is not None:
+        conditions.append(f"ctid >= '({chunk.from_page},0)'::tid")
+    if chunk.to_page is not None:
+        conditions.append(f"ctid < '({chunk.to_page},0)'::tid")
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.net import NetChange
+from cdc_runner.shaping.sync import SyncShaper
 from cdc_runner.spec import ResolvedSync
 
 log = structlog.get_logger()
@@ -93,6 +94,7 @@ class Applier:
         on_progress: Callable[[Applier, Mapping[ResolvedSync, int]], None],
         on_recovery: Callable[[], None],
         present: Callable[[TableId], TableSchema | None],
+        shapers: Mapping[TableId, SyncShaper],
     ) -> None:
         """Args:
         destination: opened.
@@ -102,7 +104,10 @@ class Applier:
         on_progress: told after each batch, with the events of each table.
         on_recovery: told when a detached destination can be reached again, or a table has to be loaded anew.
         present: reads a source table's present schema.
+        shapers: by target table, for the syncs that are no plain copies.
         """
+        self._shapers = shapers
+        self._source_of = {sync.target: sync.source for sync in syncs}
         self.destination = destination
         self.pipeline_destination_id = pipeline_destination_id
         position = destination.position()
@@ -226,7 +231,12 @@ class Applier:
     def _catch_up_schema(self) -> bool:
         """Bring the targets to types that the stream did not tell of; tell whether a new try makes sense."""
         self.destination.open()
-        return self.destination.catch_up_schema(self._present)
+        return self.destination.catch_up_schema(self._present_target)
+
+    def _present_target(self, target: TableId) -> TableSchema | None:
+        source, shaper = self._source_of.get(target), self._shapers.get(target)
+        schema = None if source is None else self._present(source)
+        return schema if schema is None or shaper is None else shaper.target_schema(schema)
 
     def _load_again(self, error: ReloadNeeded) -> None:
         log.info("apply.load_again", destination=self.destination.name, reason=str(error))
@@ -250,12 +260,17 @@ class Applier:
     def _segments(self, batch: ShapedBatch) -> Iterator[list[tuple[ResolvedSync, NetChange]]]:
         for changes in batch.event_segments() if self.destination.takes_events else batch.segments():
             yield [
-                (sync, change)
+                (sync, shaped)
                 for change in changes
                 for sync, snapshot in self._by_source.get(change.version.schema.table, ())
                 # The rows were read at the snapshot, which holds these changes already.
                 if batch.last > snapshot
+                for shaped in self._shaped(sync, change, batch.commit_time)
             ]
+
+    def _shaped(self, sync: ResolvedSync, change: NetChange, commit_time: float) -> Iterable[NetChange]:
+        shaper = self._shapers.get(sync.target)
+        return (change,) if shaper is None else shaper.shape(change, commit_time)
 
     def _drop_queued(self) -> None:
         while True:

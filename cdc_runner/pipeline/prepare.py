@@ -15,7 +15,9 @@ from cdc_runner.destinations.base import Destination, TableLoad
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position, format_lsn
-from cdc_runner.schema import TableId
+from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.columns import column_plan
+from cdc_runner.shaping.source_rows import SourceRows
 from cdc_runner.spec import PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
@@ -117,7 +119,31 @@ def prepare(
 def _plan(source: SourceSession, tables: SourceTables, each: Attached) -> list[TableLoad]:
     """Make the targets that are not there, and return what has to be loaded into them; committed."""
     wanted = [(sync, tables.usable[sync.source]) for sync in each.syncs]
+    shaped = [sync for sync in each.syncs if not sync.shape.plain]
+    if shaped and each.destination.takes_events:
+        raise RosettaError(
+            ErrorKind.CONFIG_INVALID,
+            f"destination {each.destination.name}: table {shaped[0].source} has a filter, masks or the like, "
+            "which this type of destination cannot apply yet",
+        )
+    _check_filters(source, wanted)
     return each.destination.plan_load(source.connection(), wanted)
+
+
+def _check_filters(source: SourceSession, wanted: Sequence[tuple[ResolvedSync, TableSchema]]) -> None:
+    """Make sure that the source can compute the filters.
+
+    Raises:
+        RosettaError: CONFIG_INVALID, naming the table, and the source kinds.
+    """
+    rows = SourceRows(source.spec.address, source.spec.name)
+    try:
+        for sync, schema in wanted:
+            plan = column_plan(sync, schema)
+            if plan is not None and plan.filter is not None:
+                rows.check(plan.source, plan.filter, plan.deciding)
+    finally:
+        rows.close()
 
 
 def _load(

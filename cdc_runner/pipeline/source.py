@@ -195,6 +195,11 @@ class SourceSession:
         return found
 
 
+def is_pattern(table: str) -> bool:
+    """Tell whether a sync's table stands for several."""
+    return any(character in part for part in split_pattern(table) for character in "*?")
+
+
 def resolve_syncs(destination: DestinationSpec, tables: SourceTables) -> list[ResolvedSync]:
     """Return which source table feeds which target table of a destination.
 
@@ -204,16 +209,20 @@ def resolve_syncs(destination: DestinationSpec, tables: SourceTables) -> list[Re
     resolved: list[ResolvedSync] = []
     if not destination.syncs:
         resolved = [ResolvedSync(None, table, target_of(table, destination.schema)) for table in sorted(tables.usable)]
-    for sync in destination.syncs:
+    # A table that is named has its own sync, whatever pattern takes it too: a mask must not be passed by.
+    for sync in sorted(destination.syncs, key=lambda one: is_pattern(one.table)):
         found = [table for table in sorted(tables.usable) if matches(table, [sync.table])]
-        if not found and not any(matches(table, [sync.table]) for table in tables.excluded):
-            schema, name = split_pattern(sync.table)
-            if not any(char in schema + name for char in "*?"):
-                raise RosettaError(
-                    ErrorKind.CONFIG_INVALID,
-                    f"destination {destination.name}: table {sync.table} is not among the source's tables",
-                )
-        resolved += [ResolvedSync(sync.id, table, target_of(table, destination.schema, sync.target)) for table in found]
+        if found or any(matches(table, [sync.table]) for table in tables.excluded):
+            pass
+        elif not is_pattern(sync.table):
+            raise RosettaError(
+                ErrorKind.CONFIG_INVALID,
+                f"destination {destination.name}: table {sync.table} is not among the source's tables",
+            )
+        resolved += [
+            ResolvedSync(sync.id, table, target_of(table, destination.schema, sync.target), sync.shape, sync.mask_key)
+            for table in found
+        ]
     seen: dict[TableId, ResolvedSync] = {}
     for one in resolved:
         other = seen.setdefault(one.target, one)

@@ -24,6 +24,8 @@ from cdc_runner.pipeline.shaped import Shaper
 from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.source_rows import SourceRows
+from cdc_runner.shaping.sync import SyncShaper
 from cdc_runner.spec import PipelineSettings, PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
@@ -68,6 +70,7 @@ class StreamRun:
         self._acknowledged = Position(0)
         self._sessions: list[SourceSession] = []
         alone = len(attached) == 1 and not floors
+        self._rows = [SourceRows(spec.source.address, spec.name) for _ in attached]
         self.appliers = [
             Applier(
                 each.destination,
@@ -77,8 +80,9 @@ class StreamRun:
                 on_progress=self._applied,
                 on_recovery=self._restart.set,
                 present=self._session("schema").table,
+                shapers=sync_shapers(each.syncs, rows),
             )
-            for each in attached
+            for each, rows in zip(attached, self._rows, strict=True)
         ]
         self._attached = attached
         self._stream: ChangeStream | None = None
@@ -118,6 +122,8 @@ class StreamRun:
             drain = 0.0 if failed or self._restart.is_set() else 10.0
             for applier in self.appliers:
                 applier.stop(drain_seconds=drain)
+            for rows in self._rows:
+                rows.close()
             self._restart.set()
             stream.close()
             fences.stop()
@@ -151,7 +157,7 @@ class StreamRun:
         known: dict[TableId, TableSchema] = dict(self._tables.usable)
         ranked = sorted(self.appliers, key=lambda applier: applier.status.position, reverse=True)
         for applier in ranked:
-            known |= {one.sync.source: one.schema for one in applier.destination.table_states()}
+            known |= {one.sync.source: one.captured_schema for one in applier.destination.table_states()}
         return [known[table] for table in sorted(known)]
 
     def _ending(self) -> bool:
@@ -266,6 +272,11 @@ def open_stream(
         spill_directory=directory,
         barriers=barriers,
     )
+
+
+def sync_shapers(syncs: Sequence[ResolvedSync], rows: SourceRows) -> dict[TableId, SyncShaper]:
+    """Return what shapes the changes of the syncs that are no plain copies, by target."""
+    return {sync.target: SyncShaper(sync, rows) for sync in syncs if not sync.shape.plain}
 
 
 def batch_settings(settings: PipelineSettings) -> BatchSettings:

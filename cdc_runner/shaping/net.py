@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc_runner.capture.base import TableChanges, TableVersion
+from cdc_runner.schema import TableSchema
 from cdc_runner.shaping.tiny import TINY_ROWS, tiny_net
 
 
@@ -29,6 +30,20 @@ class NetKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a shaped change comes from.
+
+    Attributes:
+        schema: the table's schema at the source; that of the change is the target's.
+        fetch: reads rows from the source by the target's key, shaped; rows that are gone, or not for the target, are
+            absent.
+    """
+
+    schema: TableSchema
+    fetch: Callable[[Sequence[tuple[str, ...]]], Mapping[tuple[str, ...], tuple[str | None, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
 class NetChange:
     """What a table must become: first emptied if `truncate`, then changed by `rows`.
 
@@ -42,6 +57,8 @@ class NetChange:
         events: how many source events it stands for.
         updates: whether every row should be in the target already, so that an update may serve better than an upsert;
             a hint, which a target that lacks rows does not suffer from.
+        origin: set when a sync's shape was applied: then schema and values are the target's.
+        emptied_at: of a truncate, when given: rows stay and are marked as deleted at this time.
     """
 
     kind: NetKind
@@ -52,6 +69,8 @@ class NetChange:
     deletes: bool
     events: int
     updates: bool = False
+    origin: Origin | None = None
+    emptied_at: str | None = None
 
 
 class NetShaper:

@@ -14,7 +14,7 @@ _FALSE = text("false")
 
 
 class Source(Timestamps, Base):
-    """A PostgreSQL database to replicate from; `password` is encrypted."""
+    """A PostgreSQL database to replicate from; `password` is encrypted, and so is `mask_key`, of its hash masks."""
 
     __tablename__ = "sources"
 
@@ -34,6 +34,7 @@ class Source(Timestamps, Base):
     slot_name: Mapped[str]
     table_patterns: Mapped[list[str]]
     capture_engine: Mapped[str] = mapped_column(server_default="debezium")
+    mask_key: Mapped[str | None]
     server_version: Mapped[int | None]
     last_checked_at: Mapped[datetime | None]
     last_error: Mapped[str | None]
@@ -118,6 +119,7 @@ class TableSync(Timestamps, Base):
     target_table: Mapped[str | None]
     filter_sql: Mapped[str | None]
     custom_sql: Mapped[str | None]
+    shape: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     is_exists_table_landing: Mapped[bool] = mapped_column(server_default=_FALSE)
     is_exists_stream: Mapped[bool] = mapped_column(server_default=_FALSE)
     is_exists_task: Mapped[bool] = mapped_column(server_default=_FALSE)

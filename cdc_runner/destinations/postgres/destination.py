@@ -242,12 +242,12 @@ class PostgresDestination:
         The change stream does not tell of everything that an ALTER TABLE does, a dropped NOT NULL for one.
 
         Args:
-            present: reads a source table's present schema.
+            present: reads the present schema that the source's table has for a target, as the sync shapes it.
         """
         changed = False
         with self._session() as connection, connection.cursor() as cursor:
             for known in list(self._states.values()):
-                schema = present(known.sync.source)
+                schema = present(known.sync.target)
                 if schema is None or not known.ready:
                     continue
                 kinds = (ChangeKind.CHANGE_TYPE, ChangeKind.NULLABILITY)
@@ -342,7 +342,7 @@ class PostgresDestination:
     ) -> None:
         writer = self._writer
         for sync, change in segment:
-            change_list = self._evolve(cursor, sync, change.version.schema)
+            change_list = self._evolve(cursor, sync, change)
             if change_list:
                 evolved.append(change_list)
             events[sync] = events.get(sync, 0) + change.events
@@ -362,15 +362,17 @@ class PostgresDestination:
             writer.put(cursor, sync, change, staging, careful=careful)
 
     def _evolve(
-        self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, schema: TableSchema
+        self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange
     ) -> tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]] | None:
         """Bring the target to a new schema of its source table, in the current transaction."""
-        if self._writer.knows(sync.target, schema):
+        schema = change.version.schema
+        source = None if change.origin is None else change.origin.schema
+        if self._writer.knows(sync.target, schema, source):
             return None
         known = self._states.get(sync.target)
         if known is None:
             raise RosettaError(ErrorKind.DESTINATION_SCHEMA, f"target {sync.target} was never prepared")
-        if known.schema == schema:
+        if known.schema == schema and known.source_schema == source:
             return None
         changes = diff(known.schema, schema)
         policy = self._settings.schema_policy
@@ -382,5 +384,5 @@ class PostgresDestination:
             return (sync, known.schema, schema, changes) if changes else None
         if changes:
             self._alter(cursor, sync.target, changes, schema)
-        self.remember(cursor, replace(known, schema=schema))
+        self.remember(cursor, replace(known, schema=schema, source_schema=source))
         return (sync, known.schema, schema, changes) if changes else None

@@ -20,6 +20,7 @@ from cdc_runner.destinations.chunks import TableRewrittenError, page_range
 from cdc_runner.destinations.postgres import ddl, state, statements, types
 from cdc_runner.destinations.postgres.statements import TargetShape
 from cdc_runner.schema import TableId
+from cdc_runner.shaping.mask import CopyMasker, MaskedFile
 from cdc_runner.shaping.net import NetKind
 from cdc_runner.spec import PipelineSettings, PostgresAddress, ResolvedSync
 
@@ -131,7 +132,10 @@ class InitialLoad:
         column_types = [types.target_type(one, self._destination.map_schema) for one in schema.stream_columns]
         shape = TargetShape.of(target, schema, column_types)
         columns = shape.names()
-        select = f"SELECT {columns} FROM ONLY {chunk.relation.quoted}" + page_range(chunk)
+        plan = load.plan
+        listed, condition = (columns, None) if plan is None else (plan.select_list(), plan.filter)
+        select = f"SELECT {listed} FROM ONLY {chunk.relation.quoted}" + page_range(chunk, condition)
+        mask = None if plan is None else plan.copy_masker()
         with writer, writer.cursor() as cursor:
             if load.resumed and shape.key:
                 staging = "pg_temp.rosetta_load"
@@ -139,11 +143,12 @@ class InitialLoad:
                 cursor.execute(statements.create_staging(NetKind.MERGE, shape, staging))
                 cursor.execute(f"ALTER TABLE {staging} ALTER d SET DEFAULT false")
                 places = ", ".join(f"c{place}" for place in shape.written)
-                _pipe(reader, f"COPY ({select}) TO STDOUT", cursor, f"COPY {staging} ({places}) FROM STDIN")
+                _pipe(reader, f"COPY ({select}) TO STDOUT", cursor, f"COPY {staging} ({places}) FROM STDIN", mask)
                 rows = cursor.rowcount
                 cursor.execute(statements.upsert(shape, staging, partial=False))
             else:
-                _pipe(reader, f"COPY ({select}) TO STDOUT", cursor, f"COPY {target.quoted} ({columns}) FROM STDIN")
+                copy_in = f"COPY {target.quoted} ({columns}) FROM STDIN"
+                _pipe(reader, f"COPY ({select}) TO STDOUT", cursor, copy_in, mask)
                 rows = cursor.rowcount
             self._check_not_rewritten(reader, chunk)
             state.finish_chunk(cursor, self._pipeline, self._destination.epoch, target, chunk, rows)
@@ -179,16 +184,22 @@ class InitialLoad:
 
 
 def _pipe(
-    reader: psycopg2.extensions.connection, copy_out: str, writer: psycopg2.extensions.cursor, copy_in: str
+    reader: psycopg2.extensions.connection,
+    copy_out: str,
+    writer: psycopg2.extensions.cursor,
+    copy_in: str,
+    mask: CopyMasker | None = None,
 ) -> None:
-    """Copy from one server to the other through a pipe; both directions run at once."""
+    """Copy from one server to the other through a pipe, masked on the way; both directions run at once."""
     out, into = os.pipe()
     failure: list[BaseException] = []
 
     def send() -> None:
         try:
             with os.fdopen(into, "wb", buffering=_PIPE_BYTES) as file, reader.cursor() as cursor:
-                cursor.copy_expert(copy_out, file, size=_PIPE_BYTES)
+                cursor.copy_expert(copy_out, file if mask is None else MaskedFile(file, mask), size=_PIPE_BYTES)
+                if mask is not None:
+                    mask.finish()
         except BaseException as error:
             failure.append(classify(error, "source") if isinstance(error, psycopg2.Error) else error)
 

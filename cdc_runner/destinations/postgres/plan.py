@@ -14,6 +14,7 @@ from cdc_runner.destinations.postgres.type_names import SchemaMap
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.columns import ColumnPlan, column_plan
 from cdc_runner.shaping.evolution import diff
 from cdc_runner.spec import PipelineSettings, ResolvedSync
 
@@ -46,27 +47,43 @@ class LoadPlanner:
         self, wanted: Sequence[tuple[ResolvedSync, TableSchema]], known: Mapping[TableId, TableState]
     ) -> list[TableLoad]:
         """Make the targets that are not there, and return the loads of tables that are not ready."""
-        fresh = [one for one in wanted if not (one[0].target in known and known[one[0].target].ready)]
+        fresh = [one for one in wanted if not _is_loaded(known.get(one[0].target), one[0])]
         if not fresh:
             return []
-        types.ensure_types(self._source, self._session, [schema for _, schema in wanted], self._map_schema)
-        return [self._plan_table(sync, schema, known.get(sync.target)) for sync, schema in fresh]
+        plans = {sync.target: column_plan(sync, schema) for sync, schema in wanted}
+        shaped = [(schema, plans[sync.target]) for sync, schema in wanted]
+        targets = [schema if plan is None else plan.target for schema, plan in shaped]
+        types.ensure_types(self._source, self._session, targets, self._map_schema)
+        return [self._plan_table(sync, one, plans[sync.target], known.get(sync.target)) for sync, one in fresh]
 
-    def _plan_table(self, sync: ResolvedSync, schema: TableSchema, known: TableState | None) -> TableLoad:
+    def _plan_table(
+        self, sync: ResolvedSync, origin: TableSchema, shape: ColumnPlan | None, known: TableState | None
+    ) -> TableLoad:
         session, pipeline = self._session, self._pipeline
+        schema = origin if shape is None else shape.target
+        same_shape = known is not None and known.shape == sync.shape.fingerprint
         if known is None:
             _make_target(session, self._map_schema, sync, schema)
         with session.cursor() as cursor:
             chunks = state.read_chunks(cursor, pipeline, sync.target) if known is not None else []
             resumed = known is not None and known.schema == schema and any(c.row_count is not None for c in chunks)
-            if known is not None and resumed and schema.key:
+            if known is not None and resumed and same_shape and schema.key:
                 ddl.add_key(session, sync.target, schema)
-                return TableLoad(known, chunks, resumed=True)
+                return TableLoad(known, chunks, resumed=True, plan=shape)
             if known is not None:
-                _empty_target(session, self._map_schema, known, schema, drop_columns=self._settings.drop_columns)
-            chunks = plan_chunks(self._source, schema, self._settings.load_chunk_bytes)
+                # What a former shape let through must not stay.
+                drop_columns = self._settings.drop_columns or not same_shape
+                _empty_target(session, self._map_schema, known, schema, drop_columns=drop_columns)
+            chunks = plan_chunks(self._source, origin, self._settings.load_chunk_bytes)
             state.write_chunks(cursor, pipeline, sync.target, chunks)
-        return TableLoad(TableState(sync, ready=False, snapshot=Position(0), schema=schema), chunks, resumed=False)
+        made_for, fingerprint = (None, "") if shape is None else (origin, sync.shape.fingerprint)
+        table = TableState(sync, False, Position(0), schema, source_schema=made_for, shape=fingerprint)
+        return TableLoad(table, chunks, resumed=False, plan=shape)
+
+
+def _is_loaded(known: TableState | None, sync: ResolvedSync) -> bool:
+    """Tell whether a target holds the rows of its sync, in the sync's present shape."""
+    return known is not None and known.ready and known.shape == sync.shape.fingerprint
 
 
 def _make_target(

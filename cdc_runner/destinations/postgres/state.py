@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg2.extensions
 
@@ -120,6 +121,7 @@ def read_tables(cursor: psycopg2.extensions.cursor, pipeline: str) -> list[Table
             ready=row[4],
             snapshot=Position(row[5]),
             schema=schema_from_json(row[6]),
+            **_shape_from_json(row[6]),
         )
         for row in cursor.fetchall()
     ]
@@ -143,7 +145,7 @@ def write_table(cursor: psycopg2.extensions.cursor, pipeline: str, state: TableS
             sync.source.name,
             state.ready,
             state.snapshot.lsn,
-            schema_to_json(state.schema),
+            _definition(state),
         ),
     )
 
@@ -232,6 +234,21 @@ def forget_pipeline(connection: psycopg2.extensions.connection, pipeline: str) -
         if row is not None and row[0]:
             for table in ("load_chunk", "table_state", "stream_position"):
                 cursor.execute(f"DELETE FROM _rosetta.{table} WHERE pipeline = %s", (pipeline,))
+
+
+def _definition(state: TableState) -> str:
+    content = dataclasses.asdict(state.schema)
+    if state.shape:
+        content["shape"] = state.shape
+        content["source_schema"] = dataclasses.asdict(state.captured_schema)
+    return json.dumps(content)
+
+
+def _shape_from_json(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if "shape" not in value:
+        return {}
+    return {"shape": value["shape"], "source_schema": schema_from_json(json.dumps(value["source_schema"]))}
 
 
 def schema_to_json(schema: TableSchema) -> str:

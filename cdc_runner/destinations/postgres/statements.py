@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from cdc_runner.schema import TableId, TableSchema, quote_identifier
+from cdc_runner.schema import TableId, TableSchema, quote_identifier, quote_literal
+from cdc_runner.shaping.columns import DELETED, DELETED_AT
 from cdc_runner.shaping.net import NetKind
 
 
@@ -60,6 +61,12 @@ def create_staging(kind: NetKind, shape: TargetShape, name: str) -> str:
     """Statement for a session's staging table; it empties itself at each commit and writes no WAL."""
     columns = ", ".join(f"{column} {type_}" for column, type_ in staging_columns(kind, shape))
     return f"CREATE TEMPORARY TABLE {name} ({columns}) ON COMMIT DELETE ROWS"
+
+
+def mark_deleted(table: TableId, time: str) -> str:
+    """Statement that marks all rows of a soft-delete target as deleted at a time, given as text."""
+    deleted, at = quote_identifier(DELETED), quote_identifier(DELETED_AT)
+    return f"UPDATE {table.quoted} SET {deleted} = true, {at} = {quote_literal(time)}::timestamptz WHERE NOT {deleted}"
 
 
 def delete_keys(shape: TargetShape, staging: str) -> str:

@@ -25,6 +25,7 @@ class _Target:
     """A target table in this session: its shape for one source schema, and the number of its staging tables."""
 
     schema: TableSchema
+    source: TableSchema | None
     shape: TargetShape
     number: int
 
@@ -64,30 +65,31 @@ class TableWriter:
         """A target may have other columns now."""
         self._targets.pop(table, None)
 
-    def knows(self, table: TableId, schema: TableSchema) -> bool:
-        """Tell whether rows of this schema were written to the target before."""
+    def knows(self, table: TableId, schema: TableSchema, source: TableSchema | None = None) -> bool:
+        """Tell whether rows of this schema, shaped from that of the source, were written to the target before."""
         target = self._targets.get(table)
-        return target is not None and target.schema == schema
+        return target is not None and target.schema == schema and target.source == source
 
     def freeze(self, table: TableId, columns: Iterable[str]) -> None:
         """Write only these columns of a target from now on."""
         self._frozen[table] = frozenset(columns)
         self._targets.pop(table, None)
 
-    def _target(self, sync: ResolvedSync, schema: TableSchema) -> _Target:
+    def _target(self, sync: ResolvedSync, change: NetChange) -> _Target:
+        schema, source = change.version.schema, None if change.origin is None else change.origin.schema
         target = self._targets.get(sync.target)
-        if target is not None and target.schema == schema:
+        if target is not None and target.schema == schema and target.source == source:
             return target
         self._count += 1
         column_types = [types.target_type(column, self._map_schema) for column in schema.stream_columns]
         shape = TargetShape.of(sync.target, schema, column_types, self._frozen.get(sync.target))
-        target = _Target(schema, shape, self._count)
+        target = _Target(schema, source, shape, self._count)
         self._targets[sync.target] = target
         return target
 
     def stage(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> str:
         """Copy the rows into the session's staging table for this target; return its name."""
-        target = self._target(sync, change.version.schema)
+        target = self._target(sync, change)
         name = f"pg_temp.rosetta_{target.number}_{change.kind.value}"
         if change.rows.num_rows == 0:
             return name
@@ -107,8 +109,10 @@ class TableWriter:
         self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange, staging: str
     ) -> None:
         """Empty the target if it was truncated, and delete the rows that are staged as gone."""
-        shape = self._target(sync, change.version.schema).shape
-        if change.truncate:
+        shape = self._target(sync, change).shape
+        if change.truncate and change.emptied_at is not None:
+            cursor.execute(statements.mark_deleted(shape.table, change.emptied_at))
+        elif change.truncate:
             self._truncate(cursor, shape.table)
         if not change.deletes or change.rows.num_rows == 0:
             return
@@ -137,7 +141,7 @@ class TableWriter:
         """
         if change.rows.num_rows == 0:
             return
-        shape = self._target(sync, change.version.schema).shape
+        shape = self._target(sync, change).shape
         if change.kind is NetKind.MOVE:
             cursor.execute(statements.move(shape, staging))
         elif change.kind is NetKind.MULTISET:
@@ -146,7 +150,7 @@ class TableWriter:
             return
         else:
             if change.partial:
-                self._fetch_missing(cursor, shape, change.version.schema, staging)
+                self._fetch_missing(cursor, shape, change, staging)
             if careful:
                 if change.partial:
                     cursor.execute(statements.complete_partial(shape, staging))
@@ -165,19 +169,20 @@ class TableWriter:
         return bool(count == change.rows.num_rows)
 
     def _fetch_missing(
-        self, cursor: psycopg2.extensions.cursor, shape: TargetShape, schema: TableSchema, staging: str
+        self, cursor: psycopg2.extensions.cursor, shape: TargetShape, change: NetChange, staging: str
     ) -> None:
         """Complete rows that the target does not hold although the stream only says what changed of them.
 
-        That is so when a row moved between chunks of an initial load that was interrupted. The source's present row is
-        taken: later changes of it are still to come. A row that is gone by now is left out: its delete is to come.
+        That is so when a row moved between chunks of an initial load that was interrupted, and when a row has come to
+        meet the sync's filter. The source's present row is taken: later changes of it are still to come. A row that is
+        gone by now is left out: its delete is to come.
         """
         cursor.execute(statements.missing_partial(shape, staging))
         keys = [tuple(row) for row in cursor.fetchall()]
         if not keys:
             return
         log.info("apply.rows_fetched", table=str(shape.table), rows=len(keys))
-        found = self._fetch(schema, keys)
+        found = self._fetch(change.version.schema, keys) if change.origin is None else change.origin.fetch(keys)
         where = " AND ".join(f"c{number} = %s" for number in shape.key)
         for key in keys:
             values = found.get(key)

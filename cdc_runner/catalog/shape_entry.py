@@ -1,0 +1,100 @@
+"""The part of a table's entry in the configuration file that says how its rows are shaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from cdc_runner.row_filter.form import render_form
+from cdc_runner.row_filter.sql import FilterRefused, RowFilter, parse_filter
+from cdc_runner.spec import Mask, MaskKind, SyncMode, TableShape
+
+MAX_TRUNCATE = 1000
+MAX_CONSTANT = 1000
+
+
+def _filter(value: object) -> object:
+    """Return a filter as it is to be stored, whatever form it was given in."""
+    if value is None or isinstance(value, RowFilter):
+        return value
+    try:
+        if isinstance(value, Mapping):
+            value = render_form(value)
+        if not isinstance(value, str):
+            raise FilterRefused("it must be a condition as text, or in builder form")
+        return parse_filter(value)
+    except FilterRefused as error:
+        raise PydanticCustomError("filter", "{reason}", {"reason": error.message.removeprefix("filter: ")}) from None
+
+
+def _masks(value: object) -> object:
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("mask", "must be a mapping of columns to masks")
+    return {name: mask if isinstance(mask, Mask) else _mask(name, mask) for name, mask in value.items()}
+
+
+def _mask(name: object, value: object) -> Mask:
+    if not isinstance(name, str) or not name or "\x00" in name:
+        raise PydanticCustomError("mask", "must name columns")
+    if value is None or value == "null":
+        return Mask(MaskKind.NULL)
+    if value == "hash":
+        return Mask(MaskKind.HASH)
+    if isinstance(value, Mapping) and len(value) == 1:
+        length, text = value.get("truncate"), value.get("constant")
+        if isinstance(length, int) and not isinstance(length, bool) and 0 <= length <= MAX_TRUNCATE:
+            return Mask(MaskKind.TRUNCATE, length=length)
+        if isinstance(text, str) and len(text) <= MAX_CONSTANT and "\x00" not in text:
+            return Mask(MaskKind.CONSTANT, text=text)
+    raise PydanticCustomError("mask", "a mask is hash, null, {truncate: NUMBER OF CHARACTERS} or {constant: TEXT}", {})
+
+
+Filter = Annotated[Any, BeforeValidator(_filter)]
+Masks = Annotated[Any, BeforeValidator(_masks)]
+
+
+def table_shape(
+    row_filter: RowFilter | None,
+    columns: Sequence[str] | None,
+    exclude: Sequence[str],
+    rename: Mapping[str, str],
+    masks: Mapping[str, Mask],
+    mode: str,
+) -> TableShape:
+    """Return the shape that the fields of an entry ask for."""
+    return TableShape(
+        filter=row_filter.sql if row_filter else None,
+        filter_columns=row_filter.columns if row_filter else (),
+        columns=None if columns is None else tuple(dict.fromkeys(columns)),
+        exclude=tuple(sorted(set(exclude))),
+        rename=tuple(sorted(rename.items())),
+        masks=tuple(sorted(masks.items())),
+        mode=SyncMode(mode),
+    )
+
+
+def shown_shape(shape: TableShape) -> str:
+    """Return a shape as one line for the plan of an apply; empty for a plain copy."""
+    parts = []
+    if shape.filter:
+        parts.append(f"where {shape.filter}")
+    if shape.columns is not None:
+        parts.append(f"columns {', '.join(shape.columns)}")
+    if shape.exclude:
+        parts.append(f"without {', '.join(shape.exclude)}")
+    if shape.rename:
+        parts.append("renamed " + ", ".join(f"{old} to {new}" for old, new in shape.rename))
+    if shape.masks:
+        parts.append("masked " + ", ".join(f"{name} ({_shown_mask(mask)})" for name, mask in shape.masks))
+    if shape.mode is not SyncMode.MIRROR:
+        parts.append(shape.mode.value)
+    return "; ".join(parts)
+
+
+def _shown_mask(mask: Mask) -> str:
+    if mask.kind is MaskKind.TRUNCATE:
+        return f"truncate {mask.length}"
+    return f"constant {mask.text!r}" if mask.kind is MaskKind.CONSTANT else mask.kind.value

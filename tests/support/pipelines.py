@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +69,7 @@ class PipelineHarness:
         self,
         *,
         tables: list[str] | None = None,
-        syncs: list[dict[str, str]] | None = None,
+        syncs: Sequence[Mapping[str, object]] | None = None,
         settings: dict[str, object] | None = None,
         schema: str | None = None,
     ) -> None:
@@ -109,7 +109,7 @@ class PipelineHarness:
             content["destinations"][name] = entry  # type: ignore[index]
             one: dict[str, object] = {"destination": name}
             if syncs:
-                one["tables"] = syncs
+                one["tables"] = [dict(sync) for sync in syncs]
             content["pipelines"]["shop"]["destinations"].append(one)  # type: ignore[index]
         for name, lake in self.lakes.items():
             content["destinations"][name] = lake  # type: ignore[index]

@@ -192,7 +192,8 @@ class PipelineHarness:
         rows = self._read(
             target,
             "SELECT end_lsn FROM _rosetta.stream_position "
-            "WHERE NOT EXISTS (SELECT FROM _rosetta.table_state WHERE NOT ready)",
+            # The position is stored a moment before the tables that are to be loaded.
+            "WHERE (SELECT bool_and(ready) FROM _rosetta.table_state)",
         )
         return int(str(rows[0][0] or 0)) if rows else 0
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.credentials import CredentialPlace, Keyring
 from cdc_runner.catalog.models import Destination, NotificationChannel
-from cdc_runner.catalog.pipelines import destination_place, source_place
+from cdc_runner.catalog.pipelines import destination_place, mask_key_place, source_place
 from cdc_runner.catalog.repositories import list_destinations, list_sources, lock_configuration
 from cdc_runner.notification.channel import channel_place
 
@@ -35,6 +35,10 @@ def rotate_credentials(session: Session, keyring: Keyring | None = None) -> Rota
     keys = keyring or Keyring.from_environment()
     rotated = unchanged = 0
     for source in list_sources(session):
+        if source.mask_key is not None and not keys.is_current(source.mask_key):
+            place = mask_key_place(source.id)
+            source.mask_key = keys.encrypt(keys.decrypt(source.mask_key, place), place)
+            rotated += 1
         if keys.is_current(source.password):
             unchanged += 1
             continue

@@ -36,6 +36,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "notification": LazyCommand("rosetta_dagster.cli.notification:notification", "List; create and test channels."),
     "pipeline": LazyCommand("rosetta_dagster.cli.pipeline:pipeline", "List, show, create, start, pause, remove, ..."),
     "repair": LazyCommand("rosetta_dagster.cli.verify:repair", "Fetch rows that differ again; delete extra ones."),
+    "preview": LazyCommand("rosetta_dagster.cli.preview:preview", "Run a SELECT over sampled rows, in a sandbox."),
     "rotate-key": LazyCommand("rosetta_dagster.cli.keygen:rotate_key", "Store credentials with a new key."),
     "runner": LazyCommand("rosetta_dagster.cli.runner:runner", "Run the pipelines until stopped."),
     "settings": LazyCommand("rosetta_dagster.cli.settings:settings", "List, get and set settings."),

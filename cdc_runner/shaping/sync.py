@@ -101,7 +101,17 @@ class SyncShaper:
         partial = change.partial and shaped.column("x").null_count < shaped.num_rows
         deletes = change.deletes if plan.filter is None else bool(pc.any(shaped.column("d")).as_py())
         origin = self._origin(plan, rows.filter(pc.invert(rows.column("d"))) if partial else rows.slice(0, 0))
-        return replace(change, version=version.target, rows=shaped, partial=partial, deletes=deletes, origin=origin)
+        # With a filter a row that is updated may not be at the target yet.
+        updates = change.updates and plan.filter is None and not self._soft
+        return replace(
+            change,
+            version=version.target,
+            rows=shaped,
+            partial=partial,
+            deletes=deletes,
+            updates=updates,
+            origin=origin,
+        )
 
     def _filtered(self, rows: pa.Table, plan: ColumnPlan) -> pa.Table:
         """Return the rows with those that are not for the target as deletes."""

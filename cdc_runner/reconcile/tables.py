@@ -44,7 +44,11 @@ def compare_destination(
     comparison = Comparison(source, target)
     for one in known:
         result = TableResult(destination.id, destination.name, one.sync.source, one.sync.target, TableOutcome.BEHIND)
-        if not one.ready:
+        if one.shape:
+            # Compared with plain rows it would differ, and a repair would write what a filter or a mask keeps back.
+            reason = "its filter, columns or masks make it another table than the source's"
+            yield replace(result, outcome=TableOutcome.SKIPPED, reason=reason)
+        elif not one.ready:
             yield replace(result, reason="it is being loaded")
         elif one.sync.source in pending:
             yield replace(result, reason="changes of it wait in the slot: start the pipeline")

@@ -55,7 +55,7 @@ def rewrite_rows(
     for target, listed in keys.items():
         known = states.get(target)
         schema = None if known is None else present.get(known.sync.source)
-        if known is None or schema is None or not known.schema.key:
+        if known is None or known.shape or schema is None or not known.schema.key:
             raise RosettaError(ErrorKind.NOT_FOUND, f"table {target} has no rows that could be fetched by key")
         rows = _fetch(source, schema, known.schema, listed, (where or {}).get(target))
         gone = sorted({tuple(key) for key in listed} - rows.keys())

@@ -53,7 +53,7 @@ class SnowflakePipeline(PipelineHarness):
         try:
             wait_for(landed, timeout, f"the stand-in to reach {wanted:x}")
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.log_text()[-3000:]}\n{self.server.violations}") from error
+            raise AssertionError(f"{error}\n{self.log_text()[-3000:]}") from error
 
     def assert_same(self, query: Query | None = None) -> None:
         """Merge, and fail when a target differs from its source by the types that are stated."""

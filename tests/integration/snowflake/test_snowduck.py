@@ -25,7 +25,11 @@ class DuckPipeline(SnowflakePipeline):
     forms: ClassVar[dict[str, str]] = {"BINARY": "HEX_ENCODE({})"}
 
     def reached(self) -> int:
-        rows = self.duck.query('SELECT MAX("POSITION") FROM "ANALYTICS"."SHOP"."ROSETTA_POSITION"')
+        try:
+            rows = self.duck.query('SELECT MAX("POSITION") FROM "ANALYTICS"."SHOP"."ROSETTA_POSITION"')
+        except RuntimeError:
+            self.duck.failed.pop()  # the table is not there yet
+            return 0
         return int(str(rows[0][0]).partition("/")[0], 16) if rows and rows[0][0] else 0
 
 
@@ -48,7 +52,9 @@ def test_the_independent_stand_in_ends_equal(duck_pipeline: DuckPipeline) -> Non
     """Load, changes, deletes, truncate, a schema change and a kill; the test runs the tasks' statements."""
     pipeline, source = duck_pipeline, duck_pipeline.source
     source.execute(SETUP)
-    source.execute("DELETE FROM item WHERE id > 300")  # it inserts row by row
+    # It inserts row by row, through a translation of each statement.
+    source.execute("DELETE FROM item WHERE id > 20; DELETE FROM emptied WHERE a > 10; DELETE FROM log WHERE at > 5")
+    source.execute("DELETE FROM toast WHERE id > 6")
     pipeline.configure(settings={"heartbeat_seconds": 1})
     pipeline.start()
     pipeline.wait_landed()
@@ -57,7 +63,7 @@ def test_the_independent_stand_in_ends_equal(duck_pipeline: DuckPipeline) -> Non
         "DELETE FROM log WHERE line = 'line 3'; INSERT INTO log SELECT 1, 'line 1' FROM generate_series(1, 3)"
     )
     source.execute("TRUNCATE emptied; INSERT INTO emptied VALUES (1, 2, 'after')")
-    source.execute("UPDATE toast SET n = 1 WHERE id < 10; UPDATE toast SET id = id + 100 WHERE id IN (3, 4)")
+    source.execute("UPDATE toast SET n = 1 WHERE id < 5; UPDATE toast SET id = id + 100 WHERE id IN (3, 4)")
     pipeline.kill()
     pipeline.start()
     pipeline.wait_landed()

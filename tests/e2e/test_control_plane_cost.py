@@ -96,6 +96,14 @@ def cpu_seconds(found: list[psutil.Process]) -> float:
     return total
 
 
+def resident_megabytes(process: psutil.Process) -> int:
+    """Resident memory; 0 for a process that has ended, as an old code server does after a reload."""
+    try:
+        return int(process.memory_info().rss // 1048576)
+    except psutil.Error:
+        return 0
+
+
 def written(server: PostgresServer, database: str) -> dict[str, int]:
     rows = server.execute("SELECT relname, n_tup_ins FROM pg_stat_user_tables WHERE n_tup_ins > 0", database=database)
     return {name: int(count) for name, count in rows}
@@ -117,10 +125,9 @@ def test_every_sensor_keeps_its_cadence_and_the_pages_stay_fast(pages, config_se
     used = 100 * (cpu_seconds(found) - cpu) / seconds
     cadence = {name: intervals(pages, name, began) for name in WANTED}
     rows = {name: per_day(before[name], written(config_server, f"test_cost_{name}"), seconds) for name in before}
-    memory = {process.name() + f" {process.pid}": process.memory_info().rss // 1048576 for process in found}
     result: dict[str, Any] = {
         "seconds": round(seconds), "load_average": os.getloadavg(), "cpu_percent_of_a_core": round(used, 1),
-        "memory_megabytes": sum(memory.values()), "rows_per_day": rows,
+        "memory_megabytes": sum(map(resident_megabytes, found)), "rows_per_day": rows,
         "cadence": {name: {"wanted": WANTED[name], "mean": round(mean(found), 1), "longest": round(max(found), 1)}
                     for name, found in cadence.items()},
     }  # fmt: skip

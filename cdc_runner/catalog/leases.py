@@ -2,6 +2,7 @@
 
     lease = acquire(session, pipeline_id, holder, seconds)   # None: someone else holds it
     renew(session, lease, seconds)                           # False: lost, stop at once
+    holds(session, lease)                                    # False: what is reported now would be another's
     release(session, lease)
 
 Each acquisition raises the epoch; a destination refuses writers of an older one.
@@ -90,6 +91,18 @@ def renew(session: Session, lease: Lease, seconds: float) -> bool:
         .returning(RunnerLease.pipeline_id)
     )
     return renewed.first() is not None
+
+
+def holds(session: Session, lease: Lease) -> bool:
+    """Tell whether a lease is still the last one that was given; expired but not taken over counts as held."""
+    held = session.scalar(
+        select(RunnerLease.pipeline_id).where(
+            RunnerLease.pipeline_id == lease.pipeline_id,
+            RunnerLease.holder == lease.holder,
+            RunnerLease.epoch == lease.epoch,
+        )
+    )
+    return held is not None
 
 
 def release(session: Session, lease: Lease) -> bool:

@@ -50,7 +50,7 @@ class LeaseKeeper:
             who = "another runner" if holding is None else f"{holding.holder} on {holding.host}"
         if lease is None:
             raise RosettaError(ErrorKind.LEASE_HELD, f"the pipeline is run by {who}")
-        self._lease = lease
+        self.lease = lease
         self.lost = False
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
@@ -59,7 +59,7 @@ class LeaseKeeper:
         while not self._ended.wait(RENEW_SECONDS):
             try:
                 with session_scope(self._catalog) as session:
-                    held = leases.renew(session, self._lease, LEASE_SECONDS)
+                    held = leases.renew(session, self.lease, LEASE_SECONDS)
             except RosettaError as error:
                 # Destinations fence by epoch, so going on through an outage of the config database is safe.
                 log.warning("lease.not_renewed", error=str(error))
@@ -70,13 +70,22 @@ class LeaseKeeper:
                 self._stopping.set()
                 return
 
+    def replaced(self) -> bool:
+        """Tell whether another process runs the pipeline by now; False when the config database does not say."""
+        try:
+            with session_scope(self._catalog) as session:
+                self.lost = self.lost or not leases.holds(session, self.lease)
+        except RosettaError as error:
+            log.warning("lease.not_read", error=str(error))
+        return self.lost
+
     def release(self) -> None:
         """Give the lease back."""
         self._ended.set()
         self._thread.join(10.0)
         try:
             with session_scope(self._catalog) as session:
-                leases.release(session, self._lease)
+                leases.release(session, self.lease)
         except RosettaError as error:
             log.warning("lease.not_released", error=str(error))
 
@@ -104,7 +113,7 @@ def _run_held(catalog: Engine, pipeline_id: int, stopping: threading.Event, keep
     try:
         with session_scope(catalog) as session:
             spec = load_pipeline(session, pipeline_id)
-        reporter = Reporter(catalog, spec)
+        reporter = Reporter(catalog, spec, keeper.lease)
         PipelineRun(spec, reporter, stopping, catalog).run()
         if keeper.lost:
             return EXIT_RETRY
@@ -112,6 +121,9 @@ def _run_held(catalog: Engine, pipeline_id: int, stopping: threading.Event, keep
         return EXIT_STOPPED
     except RosettaError as error:
         log.error("pipeline.failed", pipeline=pipeline_id, kind=error.kind.value, error=str(error))
+        # To one that was replaced the slot is in use, or ahead by itself: the other's work, not a fault for a person.
+        if keeper.replaced():
+            return EXIT_RETRY
         _report_failure(catalog, reporter, pipeline_id, error)
         return EXIT_RETRY if error.policy.reaction is Reaction.RETRY else EXIT_NEEDS_PERSON
     finally:

@@ -13,8 +13,9 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from cdc_runner.catalog import reporting
+from cdc_runner.catalog import leases, reporting
 from cdc_runner.catalog.database import session_scope
+from cdc_runner.catalog.leases import Lease
 from cdc_runner.errors import RosettaError
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.evolution import SchemaChange
@@ -31,16 +32,19 @@ PERIOD_SECONDS = 1.0
 class Reporter:
     """Collects positions, counts and events, and writes them about once a second.
 
-    What cannot be written waits for the config database; counts are added up meanwhile.
+    What cannot be written waits for the config database; counts are added up meanwhile. A process that another has
+    replaced writes nothing any more: what it sees is the other's work, not a fault.
     """
 
-    def __init__(self, catalog: Engine, spec: PipelineSpec) -> None:
+    def __init__(self, catalog: Engine, spec: PipelineSpec, lease: Lease) -> None:
         """Args:
         catalog: the config database.
         spec: the pipeline.
+        lease: the right to run it, looked up before each write.
         """
         self._catalog = catalog
         self._spec = spec
+        self._lease = lease
         self._lock = threading.Lock()
         self._counts: dict[int, dict[ResolvedSync, int]] = {}
         self._queue: list[Callable[[Session], object]] = []
@@ -148,6 +152,9 @@ class Reporter:
         run = self._run
         try:
             with session_scope(self._catalog) as session:
+                if not leases.holds(session, self._lease):
+                    log.warning("report.lease_lost", pipeline=self._spec.name)
+                    return
                 for write in queue:
                     write(session)
                 for identifier, events in counts.items():

@@ -152,11 +152,19 @@ def move(shape: TargetShape, staging: str) -> str:
         f"{name} = CASE WHEN substr(s.x, {number + 1}, 1) = '1' THEN t.{name} ELSE {_value(shape, number)} END"
         for number, name in _others(shape, with_key=True)
     )
-    same = " AND ".join(
-        f"t.{quote_identifier(shape.columns[number])} = s.k{place}::{shape.types[number]}"
-        for place, number in enumerate(shape.key)
+    return f"UPDATE {shape.table.quoted} t SET {changes} FROM {staging} s WHERE {_old_key(shape, 't')}"
+
+
+def delete_moved_onto(shape: TargetShape, staging: str) -> str:
+    """Statement that deletes what stands where a row is about to move to; without that row nothing is deleted.
+
+    A load that was resumed may have copied the row under its new key already.
+    """
+    table = shape.table.quoted
+    return (
+        f"DELETE FROM {table} t USING {staging} s WHERE {_same_key(shape)} AND NOT ({_old_key(shape, 't')}) "
+        f"AND EXISTS (SELECT 1 FROM {table} o WHERE {_old_key(shape, 'o')})"
     )
-    return f"UPDATE {shape.table.quoted} t SET {changes} FROM {staging} s WHERE {same}"
 
 
 def delete_multiset(shape: TargetShape, staging: str) -> str:
@@ -192,6 +200,14 @@ def _others(shape: TargetShape, *, with_key: bool = False) -> list[tuple[int, st
 
 def _value(shape: TargetShape, number: int) -> str:
     return f"s.c{number}::{shape.types[number]}"
+
+
+def _old_key(shape: TargetShape, alias: str) -> str:
+    """Condition that a row of the target has the old key of a staged move."""
+    return " AND ".join(
+        f"{alias}.{quote_identifier(shape.columns[number])} = s.k{place}::{shape.types[number]}"
+        for place, number in enumerate(shape.key)
+    )
 
 
 def _same_key(shape: TargetShape) -> str:

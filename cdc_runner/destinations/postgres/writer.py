@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import psycopg2.extensions
+import pyarrow as pa
 import structlog
 
 from cdc_runner.destinations.base import RowFetcher
@@ -143,7 +144,11 @@ class TableWriter:
             return
         shape = self._target(sync, change).shape
         if change.kind is NetKind.MOVE:
+            if careful:
+                cursor.execute(statements.delete_moved_onto(shape, staging))
             cursor.execute(statements.move(shape, staging))
+            if cursor.rowcount < change.rows.num_rows:
+                self._fetch_moved(cursor, sync, change)
         elif change.kind is NetKind.MULTISET:
             cursor.execute(statements.insert_multiset(shape, staging))
         elif change.updates and not careful and self._updated(cursor, shape, change, staging):
@@ -182,7 +187,7 @@ class TableWriter:
         if not keys:
             return
         log.info("apply.rows_fetched", table=str(shape.table), rows=len(keys))
-        found = self._fetch(change.version.schema, keys) if change.origin is None else change.origin.fetch(keys)
+        found = self._present(change, keys)
         where = " AND ".join(f"c{number} = %s" for number in shape.key)
         for key in keys:
             values = found.get(key)
@@ -191,6 +196,30 @@ class TableWriter:
                 continue
             changes = ", ".join(f"c{number} = %s" for number in range(len(values)))
             cursor.execute(f"UPDATE {staging} SET x = NULL, {changes} WHERE {where}", (*values, *key))
+
+    def _fetch_moved(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> None:
+        """Write a row that got another key, and that the target does not hold under the old one.
+
+        As with `_fetch_missing`, the source's present row under the new key is taken, if there is one.
+        """
+        schema = change.version.schema
+        places = [schema.stream_names.index(name) for name in schema.key]
+        keys = list(zip(*(change.rows.column(f"c{place}").to_pylist() for place in places), strict=True))
+        log.info("apply.rows_fetched", table=str(sync.target), rows=len(keys))
+        found = list(self._present(change, keys).values())
+        values = {
+            f"c{place}": pa.array([row[place] for row in found], pa.string())
+            for place in range(len(schema.stream_names))
+        }
+        rows = pa.table({"d": pa.repeat(False, len(found)), "x": pa.nulls(len(found), pa.string()), **values})
+        whole = replace(change, kind=NetKind.MERGE, rows=rows, partial=False)
+        self.put(cursor, sync, whole, self.stage(cursor, sync, whole), careful=False)
+
+    def _present(
+        self, change: NetChange, keys: Sequence[tuple[str, ...]]
+    ) -> Mapping[tuple[str, ...], tuple[str | None, ...]]:
+        """Read rows from the source by key, as the sync shapes them."""
+        return self._fetch(change.version.schema, keys) if change.origin is None else change.origin.fetch(keys)
 
     def _truncate(self, cursor: psycopg2.extensions.cursor, table: TableId) -> None:
         """Empty a table; one that foreign keys point to cannot be truncated by itself."""

@@ -124,6 +124,25 @@ def test_every_kind_of_change_ends_equal(pipeline: PipelineHarness) -> None:
     source.execute("INSERT INTO unsafe VALUES (1); UPDATE unsafe SET a = 2")
 
 
+def test_a_row_that_moves_is_written_whatever_the_target_holds(pipeline: PipelineHarness) -> None:
+    """With an unchanged TOAST value, under neither its old key nor its new one, or under both: as in a resumed load."""
+    source, target = pipeline.source, pipeline.targets["target"]
+    source.execute(
+        "CREATE TABLE moved (id int PRIMARY KEY, note text, big text); ALTER TABLE moved ALTER big SET STORAGE EXTERNAL; "
+        f"INSERT INTO moved SELECT i, 'n', {BIG} || i FROM generate_series(1, 4) i"
+    )
+    pipeline.configure()
+    pipeline.start()
+    pipeline.wait_caught_up()
+    target.execute("DELETE FROM moved WHERE id IN (1, 4); INSERT INTO moved VALUES (102, 'copied', 'as it was')")
+    for statement in ("UPDATE moved SET id = 101 WHERE id = 1", "UPDATE moved SET id = 102, note = 'm' WHERE id = 2"):
+        source.execute(statement)
+        pipeline.wait_caught_up(60)
+    _run(pipeline, "BEGIN; UPDATE moved SET id = 103 WHERE id = 3; UPDATE moved SET id = 104 WHERE id = 4; COMMIT")
+    pipeline.wait_caught_up(60)
+    pipeline.assert_equal()
+
+
 def _run(pipeline: PipelineHarness, statements: str) -> None:
     """Run statements one by one in one session, as an application would: a string is one transaction otherwise."""
     connection = pipeline.source.connect()

@@ -12,8 +12,8 @@ import re
 import secrets
 
 from cdc_runner.capture.debezium import text_converter
-from cdc_runner.capture.readable import unreadable, unreadable_columns
-from cdc_runner.schema import Column, TableSchema, quote_literal
+from cdc_runner.capture.readable import unreadable
+from cdc_runner.schema import Column, quote_literal
 
 _CONVERTER = "rosetta"
 
@@ -56,32 +56,17 @@ def properties(marker: str) -> dict[str, str]:
     }
 
 
-def setup_statements() -> list[str]:
-    """Return the statements that a DuckDB connection runs once before it uses the expressions: none are needed."""
-    return []
-
-
-def unsupported(column: Column) -> str | None:
-    """Return why a column cannot be carried exactly, None when it can."""
-    return unreadable(column)
-
-
-def unsupported_columns(schema: TableSchema) -> dict[str, str]:
-    """Return the columns of a table that cannot be carried exactly, with the reason for each."""
-    return unreadable_columns(schema)
-
-
 def expression(column: Column, value: str) -> str:
     """Return the SQL expression that makes PostgreSQL's text of a column's JSON value.
 
     Args:
-        column: a column that `unsupported` does not refuse.
+        column: a column that `unreadable` does not refuse.
         value: SQL expression of type VARCHAR: the JSON string unquoted, NULL for a JSON null.
 
     Raises:
         ValueError: the column cannot be carried exactly.
     """
-    if reason := unsupported(column):
+    if reason := unreadable(column):
         raise ValueError(f"column {column.name}: {reason}")
     return value
 

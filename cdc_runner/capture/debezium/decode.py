@@ -65,8 +65,6 @@ class _Session:
         self._connection = duckdb.connect(
             config={"threads": "1", "autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
         )
-        for statement in convert.setup_statements():
-            self._connection.execute(statement)
         self._statements: dict[TableVersion, DecodeStatements] = {}
 
     def rows(self, version: TableVersion, data: bytes) -> pa.Table:
@@ -99,6 +97,7 @@ class DecodeStatements:
 
     Attributes:
         direct: the rows in one statement, right when no value is missing; None when a key may change within an event.
+            DuckDB keeps the order of the lines, since nothing in it sorts or joins.
         parse: makes the temporary table `event` from the view `lines`.
         is_special: tells whether `event` needs more than `plain`.
         plain: the rows when every event stands for itself.

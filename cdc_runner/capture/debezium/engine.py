@@ -20,6 +20,7 @@ from cdc_runner.capture.debezium import convert, event_meters, jvm, source_block
 from cdc_runner.capture.debezium.decode import Decoder, parse_end
 from cdc_runner.capture.debezium.properties import TRANSACTION_TOPIC, engine_properties
 from cdc_runner.capture.debezium.stamps import stamped, transaction_ends
+from cdc_runner.capture.readable import unreadable_columns
 from cdc_runner.capture.registry import SchemaRegistry, StreamColumn
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import ZERO, Position
@@ -187,7 +188,7 @@ class DebeziumStream:
         if not known.transaction and event.get("op") != "m" and event.get("source", {}).get("table"):
             table = TableId(event["source"]["schema"], event["source"]["table"])
             version = self._registry.resolve(table, _columns(schema))
-            refused = convert.unsupported_columns(version.schema)
+            refused = unreadable_columns(version.schema)
             if refused:
                 raise RosettaError(
                     ErrorKind.SOURCE_TABLE_UNSUPPORTED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -28,6 +29,8 @@ class _File:
     def __init__(self, directory: Path) -> None:
         self._handle, self._path = tempfile.mkstemp(dir=directory, suffix=".part")
         self._users = 1
+        # Capture gives it up while destinations give up pieces of it.
+        self._lock = threading.Lock()
         self.size = 0
 
     def append(self, data: bytes) -> None:
@@ -40,11 +43,14 @@ class _File:
         return os.pread(self._handle, size, offset)
 
     def use(self) -> None:
-        self._users += 1
+        with self._lock:
+            self._users += 1
 
     def release(self) -> None:
-        self._users -= 1
-        if self._users == 0:
+        with self._lock:
+            self._users -= 1
+            unused = self._users == 0
+        if unused:
             os.close(self._handle)
             Path(self._path).unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ import duckdb
 import pytest
 
 from cdc_runner.capture.debezium import convert, text_converter
+from cdc_runner.capture.readable import unreadable_columns
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 
 MARKER = "~rosetta-unchanged-00112233445566778899aabbccddeeff~"
@@ -92,7 +93,7 @@ def test_domains_and_types_of_other_schemas_are_tested(variable: Column) -> None
 def test_types_that_read_no_text_are_refused_by_name() -> None:
     columns = (column("int4"), Column("statistics", "pg_mcv_list", "pg_mcv_list"))
     schema = TableSchema(TableId("public", "t"), columns, (), (), ReplicaIdentity.FULL)
-    assert convert.unsupported_columns(schema) == {"statistics": "PostgreSQL reads no text as pg_mcv_list"}
+    assert unreadable_columns(schema) == {"statistics": "PostgreSQL reads no text as pg_mcv_list"}
     with pytest.raises(ValueError, match="column statistics"):
         convert.expression(columns[1], "v")
 

@@ -73,7 +73,7 @@ ENDED = [
     "SELECT list(a.range) FROM range(500000000) a",
     "SELECT length(replace(string_agg('xxxxxxxxxx', ''), 'x', 'yyyyyyyyyyyyyyyyyyyyyyyy')) FROM range(100000000)",
     "SELECT count(*) FROM (SELECT DISTINCT md5(range::VARCHAR) FROM range(1000000000))",
-    "SELECT * FROM range(1000000000) ORDER BY hash(range)",
+    "SELECT * FROM range(10000000000000) ORDER BY hash(range)",
     "SELECT damerau_levenshtein(a, a) FROM (SELECT string_agg('x', '') AS a FROM range(100000))",
 ]
 

@@ -9,18 +9,17 @@ the file does not name is left alone, unless `prune` is asked for. Applying the 
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
-from cdc_runner.catalog.application import Application
+from cdc_runner.catalog.application import Application, shown, stored_secret
+from cdc_runner.catalog.apply_channels import apply_channels, check_channels
 from cdc_runner.catalog.apply_pipelines import apply_pipelines, check_pipelines
-from cdc_runner.catalog.credentials import CredentialPlace, Keyring
+from cdc_runner.catalog.credentials import Keyring
+from cdc_runner.catalog.entry_fields import ConfigurationProblems
 from cdc_runner.catalog.file_format import (
     ConfigurationFile,
-    ConfigurationProblems,
     PostgresDestinationEntry,
     SnowflakeDestinationEntry,
     SourceEntry,
@@ -32,7 +31,6 @@ from cdc_runner.catalog.plan import SECRET, Change, Kind, Plan, action_of, diffe
 from cdc_runner.catalog.prune import prune_absent
 from cdc_runner.catalog.repositories import list_destinations, list_sources, lock_configuration, next_id
 from cdc_runner.catalog.secret_source import Secrets
-from cdc_runner.errors import ErrorKind, RosettaError
 
 SOURCE_FIELDS = {
     "type": "type",
@@ -79,7 +77,7 @@ def apply_configuration(
     """
     lock_configuration(session)
     run = Application(session, file, secrets, keyring, Plan(), replace_credentials, prune)
-    problems = _check_sources(run) + _check_destinations(run) + check_pipelines(run)
+    problems = _check_sources(run) + _check_destinations(run) + check_channels(run) + check_pipelines(run)
     if problems:
         raise ConfigurationProblems(problems)
     _apply_sources(run)
@@ -87,6 +85,7 @@ def apply_configuration(
     session.flush()
     apply_pipelines(run)
     session.flush()
+    apply_channels(run)
     prune_absent(run)
     session.flush()
     return run.plan
@@ -135,11 +134,11 @@ def _apply_sources(run: Application) -> None:
             old: dict[str, str | None] = {}
             run.session.add(source)
         else:
-            old = {field: _shown(getattr(source, column)) for field, column in SOURCE_FIELDS.items()}
-            old["password"] = _stored_secret(run, source.password, source_place(source.id), password)
+            old = {field: shown(getattr(source, column)) for field, column in SOURCE_FIELDS.items()}
+            old["password"] = stored_secret(run, source.password, source_place(source.id), password)
             if old["password"] is not None:
                 source.password = run.keyring.encrypt(password, source_place(source.id))
-        new = {field: _shown(value) for field, value in wanted.items()}
+        new = {field: shown(value) for field, value in wanted.items()}
         # Either both are None, or the old one is a mark that differs.
         new["password"] = SECRET if not old or old["password"] is not None else None
         for field, column in SOURCE_FIELDS.items():
@@ -178,14 +177,14 @@ def _apply_destinations(run: Application) -> None:
             destination = Destination(id=identifier, name=name, type=entry.type, config=config, secrets={})
             run.session.add(destination)
         else:
-            old = {"type": destination.type, **{field: _shown(value) for field, value in destination.config.items()}}
-        new: dict[str, str | None] = {"type": entry.type, **{field: _shown(value) for field, value in config.items()}}
+            old = {"type": destination.type, **{field: shown(value) for field, value in destination.config.items()}}
+        new: dict[str, str | None] = {"type": entry.type, **{field: shown(value) for field, value in config.items()}}
         kept: dict[str, str] = {}
         for secret in secret_names:
             value = run.secrets[("destinations", name, secret)]
             place = destination_place(destination.id, secret)
             present = destination.secrets.get(secret)
-            mark = None if present is None else _stored_secret(run, present, place, value)
+            mark = None if present is None else stored_secret(run, present, place, value)
             if present is not None and mark is None:
                 kept[secret] = present
                 continue
@@ -202,26 +201,6 @@ def _apply_destinations(run: Application) -> None:
         _record(run, "destination", name, old, new)
 
 
-def _stored_secret(run: Application, stored: str, place: CredentialPlace, wanted: SecretStr) -> str | None:
-    """Return None when the stored secret is the wanted one, else a mark that differs from SECRET."""
-    try:
-        same = run.keyring.decrypt(stored, place).get_secret_value() == wanted.get_secret_value()
-    except RosettaError as error:
-        if error.kind is not ErrorKind.CREDENTIAL_UNREADABLE or not run.replace_credentials:
-            raise
-        return "(unreadable)"
-    # Written anew when it is of an older key: applying the file also rotates.
-    return None if same and run.keyring.is_current(stored) else "(older secret)"
-
-
 def _record(run: Application, kind: Kind, name: str, old: dict[str, str | None], new: dict[str, str | None]) -> None:
     fields = tuple(one for one in differences(old, new) if one.new is not None or one.old is not None)
     run.plan.changes.append(Change(kind, name, action_of(not old, fields), fields))
-
-
-def _shown(value: object) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,43 +12,13 @@ from collections.abc import Hashable, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from cdc_runner.catalog.channel_entry import CHANNEL_TYPES, ChannelEntry
+from cdc_runner.catalog.entry_fields import NAME_RULE, STRICT, ConfigurationProblems, Name, Secret, Text, storable
 from cdc_runner.catalog.shape_entry import Filter, Masks, table_shape
-from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.spec import TableShape
-
-
-class ConfigurationProblems(RosettaError):
-    """Everything that is wrong with a configuration file."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__(ErrorKind.CONFIG_INVALID, "; ".join(problems), {"problems": len(problems)})
-        self.problems = tuple(problems)
-
-
-def _text(value: object) -> object:
-    if isinstance(value, str) and ("\x00" in value or not _is_unicode(value)):
-        raise PydanticCustomError("text", "holds a character that PostgreSQL cannot store")
-    return value
-
-
-def _is_unicode(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _secret(value: object) -> object:
-    if not isinstance(value, dict):
-        raise PydanticCustomError("literal_secret", "a literal secret is refused; write {env: NAME} or {file: PATH}")
-    if len(value) != 1 or next(iter(value)) not in ("env", "file"):
-        raise PydanticCustomError("secret_form", "must be {env: NAME} or {file: PATH}")
-    return value
-
 
 _PART = r'(?:"(?:[^"\x00]|"")+"|[^".\x00]+)'
 _PATTERN = re.compile(rf"^{_PART}(?:\.{_PART})?$")
@@ -80,11 +50,9 @@ def _setting(value: object) -> object:
     raise PydanticCustomError("setting", "must be a number, true, false or text")
 
 
-Text = Annotated[str, BeforeValidator(_text), StringConstraints(min_length=1, max_length=1024)]
-Name = Annotated[str, BeforeValidator(_text), StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=63)]
-Identifier = Annotated[str, BeforeValidator(_text), StringConstraints(min_length=1, max_length=63)]
+Identifier = Annotated[str, BeforeValidator(storable), StringConstraints(min_length=1, max_length=63)]
 TablePattern = Annotated[
-    str, BeforeValidator(_text), BeforeValidator(_table_pattern), StringConstraints(max_length=300)
+    str, BeforeValidator(storable), BeforeValidator(_table_pattern), StringConstraints(max_length=300)
 ]
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=63)]
 TagName = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=63)]
@@ -97,23 +65,13 @@ SettingText = Annotated[str, BeforeValidator(_setting)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class SecretReference(_Strict):
-    """Where a secret is to be read from."""
-
-    env: Text | None = None
-    file: Text | None = None
-
-
-Secret = Annotated[SecretReference, BeforeValidator(_secret)]
+    model_config = STRICT
 
 
 class PostgresOptions(_Strict):
     """How to reach a PostgreSQL database."""
 
-    host: Annotated[str, BeforeValidator(_text), StringConstraints(min_length=1, max_length=255, to_lower=True)]
+    host: Annotated[str, BeforeValidator(storable), StringConstraints(min_length=1, max_length=255, to_lower=True)]
     port: Port = 5432
     database: Identifier
     username: Identifier
@@ -222,6 +180,8 @@ class ConfigurationFile(_Strict):
     sources: dict[Name, SourceEntry] = {}
     destinations: dict[Name, DestinationEntry] = {}
     pipelines: dict[Name, PipelineEntry] = {}
+    notifications: dict[Name, ChannelEntry] | None = None
+    """None, a file without this section, leaves channels as they are."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -255,7 +215,7 @@ def parse_configuration(text: str) -> ConfigurationFile:
     if content is None:
         raise ConfigurationProblems(["the file is empty"])
     if not isinstance(content, dict):
-        raise ConfigurationProblems(["the file must hold sources:, destinations: and pipelines:"])
+        raise ConfigurationProblems(["the file must hold sources:, destinations:, pipelines: or notifications:"])
     return check_configuration(content)
 
 
@@ -290,22 +250,29 @@ _WORDS = {
     "union_tag_not_found": "is missing",
     "invalid_key": "must be text",
 }
-_NAME_RULE = "the name may hold letters, digits, - and _ only, and begins with a letter or digit"
+
+
+_TYPES: dict[str, tuple[str, ...]] = {
+    "destinations": ("postgres", "snowflake"),
+    "notifications": tuple(CHANNEL_TYPES),
+}
+"""Section -> what `type` of an entry may be."""
 
 
 def _problem(error: Any) -> str:
     location = list(error["loc"])
     kind = error["type"]
     if location and location[-1] == "[key]":
-        rule = _NAME_RULE if kind == "string_pattern_mismatch" else _WORDS.get(kind, "is not a usable name")
+        rule = NAME_RULE if kind == "string_pattern_mismatch" else _WORDS.get(kind, "is not a usable name")
         return f"{_path(location[:-1])}: {rule}"
-    # The discriminator's value stands in the path of a destination; it is not a field.
-    if len(location) > 2 and location[0] == "destinations" and location[2] in ("postgres", "snowflake"):
+    # The discriminator's value stands in the path; it is not a field.
+    types = _TYPES.get(location[0], ()) if location else ()
+    if len(location) > 2 and location[2] in types:
         del location[2]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         location.append("type")
     if kind == "union_tag_invalid":
-        return f"{_path(location)}: must be postgres or snowflake"
+        return f"{_path(location)}: must be {', '.join(types[:-1])} or {types[-1]}"
     message = _WORDS.get(kind)
     if message is None:
         message = error["msg"].replace("Input should be", "must be")
@@ -314,22 +281,12 @@ def _problem(error: Any) -> str:
     return f"{_path(location)}: {message}"
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that no source, destination, pipeline or channel may have.
-
-    Raises:
-        ConfigurationProblems: it holds other characters than the rule allows.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", name):
-        raise ConfigurationProblems([f"name: {_NAME_RULE}"])
-
-
 def _pattern_rule(location: list[Any]) -> str:
     if location[-1] == "slot":
         return "may hold lower case letters, digits and _ only"
     if "tags" in location:
         return "a tag may hold lower case letters, digits, _, . and - only"
-    return _NAME_RULE
+    return NAME_RULE
 
 
 def _path(location: list[Any]) -> str:

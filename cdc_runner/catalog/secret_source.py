@@ -6,14 +6,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
-from cdc_runner.catalog.file_format import ConfigurationFile, ConfigurationProblems, SecretReference
+from cdc_runner.catalog.entry_fields import ConfigurationProblems, SecretReference
+from cdc_runner.catalog.file_format import ConfigurationFile
 
 MAX_SECRET_BYTES = 65_536
 
 Secrets = dict[tuple[str, str, str], SecretStr]
-"""(`sources` or `destinations`, name, field) -> secret."""
+"""(`sources`, `destinations` or `notifications`, name, field) -> secret."""
 
 
 def read_secrets(file: ConfigurationFile, directory: Path, variables: Mapping[str, str] | None = None) -> Secrets:
@@ -50,9 +51,13 @@ def read_secret(
 
 
 def _references(file: ConfigurationFile) -> list[tuple[str, str, str, SecretReference]]:
-    entries = [("sources", name, entry) for name, entry in file.sources.items()]
     found: list[tuple[str, str, str, SecretReference]] = []
-    for section, name, entry in [*entries, *(("destinations", name, one) for name, one in file.destinations.items())]:
+    entries: list[tuple[str, str, BaseModel]] = [
+        *(("sources", name, one) for name, one in file.sources.items()),
+        *(("destinations", name, one) for name, one in file.destinations.items()),
+        *(("notifications", name, one) for name, one in (file.notifications or {}).items()),
+    ]
+    for section, name, entry in entries:
         for field in type(entry).model_fields:
             value = getattr(entry, field)
             if isinstance(value, SecretReference):

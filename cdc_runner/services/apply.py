@@ -8,14 +8,18 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.apply_file import apply_configuration
+from cdc_runner.catalog.channel_entry import channel_options
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import session_scope
+from cdc_runner.catalog.entry_fields import ConfigurationProblems
 from cdc_runner.catalog.file_format import ConfigurationFile, parse_configuration
 from cdc_runner.catalog.models import Destination, Source
 from cdc_runner.catalog.plan import Plan
 from cdc_runner.catalog.repositories import list_pipelines, list_sources, lock_configuration
-from cdc_runner.catalog.secret_source import read_secrets
+from cdc_runner.catalog.secret_source import Secrets, read_secrets
+from cdc_runner.catalog.settings import get_setting
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.services.notification import check_channel_address
 from cdc_runner.services.pipeline import clean_source, forget_at_destination
 from cdc_runner.services.removal import Removal
 
@@ -42,6 +46,7 @@ def apply_path(
     try:
         with session_scope(engine) as session:
             lock_configuration(session)
+            _check_addresses(session, file, secrets)
             pruned = _sources_to_clean(session, file) if prune else []
             forgotten = _positions_to_forget(session, file) if prune else []
             plan = apply_configuration(
@@ -72,6 +77,20 @@ def _read(path: Path) -> str:
         raise RosettaError(ErrorKind.CONFIG_INVALID, f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise RosettaError(ErrorKind.CONFIG_INVALID, f"{path} is not UTF-8 text") from None
+
+
+def _check_addresses(session: Session, file: ConfigurationFile, secrets: Secrets) -> None:
+    allow_internal = bool(get_setting(session, "notification_allow_internal"))
+    problems: list[str] = []
+    for name, entry in (file.notifications or {}).items():
+        config, _ = channel_options(entry)
+        try:
+            url = secrets.get(("notifications", name, "url"))
+            check_channel_address(entry.type, config, url, allow_internal=allow_internal)
+        except RosettaError as error:
+            problems.append(f"notifications.{name}: {error.message}")
+    if problems:
+        raise ConfigurationProblems(problems)
 
 
 def _sources_to_clean(session: Session, file: ConfigurationFile) -> list[Source]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from cdc_runner.catalog.channel_entry import channel_place
 from cdc_runner.catalog.credentials import CredentialPlace, Keyring
 from cdc_runner.catalog.models import Destination, NotificationChannel
 from cdc_runner.catalog.pipelines import destination_place, mask_key_place, source_place
 from cdc_runner.catalog.repositories import list_destinations, list_sources, lock_configuration
-from cdc_runner.notification.channel import channel_place
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,8 @@ from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.apply_file import SOURCE_FIELDS, destination_config, source_values
 from cdc_runner.catalog.credentials import CredentialPlace, Keyring
-from cdc_runner.catalog.file_format import (
-    ConfigurationFile,
-    ConfigurationProblems,
-    SecretReference,
-    check_configuration,
-    check_name,
-    default_slot,
-)
+from cdc_runner.catalog.entry_fields import ConfigurationProblems, SecretReference, check_name
+from cdc_runner.catalog.file_format import ConfigurationFile, check_configuration, default_slot
 from cdc_runner.catalog.models import Destination, Source
 from cdc_runner.catalog.pipelines import destination_place, source_place
 from cdc_runner.catalog.repositories import (

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
+from cdc_runner.catalog.channel_entry import channel_place, parse_channel
 from cdc_runner.catalog.credentials import Keyring
-from cdc_runner.catalog.file_format import ConfigurationProblems, check_name
+from cdc_runner.catalog.entry_fields import ConfigurationProblems, check_name
 from cdc_runner.catalog.models import Notification, NotificationChannel, NotificationDelivery
 from cdc_runner.catalog.notifications import SEVERITIES, resolve_event
 from cdc_runner.catalog.repositories import lock_configuration, next_id
@@ -20,7 +22,7 @@ from cdc_runner.catalog.secret_source import read_secret
 from cdc_runner.catalog.settings import get_setting
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.notification.address import check_url
-from cdc_runner.notification.channel import channel_place, open_channel, parse_entry
+from cdc_runner.notification.channel import open_channel
 from cdc_runner.notification.message import Message
 from cdc_runner.notification.send import send
 
@@ -54,13 +56,10 @@ def create_channel(
     lock_configuration(session)
     check_name(name)
     _check_severity(minimum_severity)
-    config, references = parse_entry(kind, dict(options))
+    config, references = parse_channel(kind, dict(options))
     secrets = {field: read_secret(one, field, directory or Path.cwd()) for field, one in references.items()}
     allow_internal = bool(get_setting(session, "notification_allow_internal"))
-    for address in [secrets[one].get_secret_value() for one in ("url",) if one in secrets and kind != "apprise"]:
-        check_url(address, allow_internal=allow_internal)
-    if kind == "telegram":
-        check_url(config["api_url"], allow_internal=allow_internal)
+    check_channel_address(kind, config, secrets.get("url"), allow_internal=allow_internal)
     row = session.scalar(select(NotificationChannel).where(NotificationChannel.name == name))
     if row is not None and row.type != kind:
         raise RosettaError(ErrorKind.CONFLICT, f"a channel {name} of kind {row.type} exists already")
@@ -72,6 +71,18 @@ def create_channel(
     row.secrets = {field: keys.encrypt(value, channel_place(row.id, field)) for field, value in secrets.items()}
     session.flush()
     return _describe(row)
+
+
+def check_channel_address(kind: str, config: Mapping[str, Any], url: SecretStr | None, *, allow_internal: bool) -> None:
+    """Refuse an address that a channel may never call; no name server is asked.
+
+    Raises:
+        RosettaError: CONFIG_INVALID, without the address.
+    """
+    if url is not None and kind != "apprise":
+        check_url(url.get_secret_value(), allow_internal=allow_internal)
+    if kind == "telegram":
+        check_url(config["api_url"], allow_internal=allow_internal)
 
 
 def _check_severity(severity: str) -> None:

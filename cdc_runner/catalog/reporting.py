@@ -1,4 +1,4 @@
-"""What a pipeline process writes back: state, positions, flow, tables, schemas, errors.
+"""What a pipeline process writes back: state, positions, schemas, errors; see `table_reports` for tables.
 
 Each function is meant for one short transaction of its own. Error texts must be clean already (no row values, no
 secrets): they come from RosettaErrors.
@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import case, func, select, text, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog import notifications, schema_diff
 from cdc_runner.catalog.models import (
-    DataFlowRecord,
     Pipeline,
     PipelineDestination,
     PipelineMetadata,
@@ -26,14 +24,11 @@ from cdc_runner.catalog.models import (
     Source,
     StreamOffset,
     TableMetadata,
-    TableSync,
 )
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId, TableSchema
-from cdc_runner.spec import ResolvedSync
 
 State = Literal["RUNNING", "PAUSED", "ERROR"]
-LoadState = Literal["PENDING", "LOADING", "STREAMING", "EXCLUDED", "ERROR"]
 
 _MAX_ERROR_CHARACTERS = 2000
 
@@ -91,135 +86,6 @@ def report_position(
         .values(pipeline_destination_id=pipeline_destination_id, pipeline_id=pipeline_id, **values)
         .on_conflict_do_update(index_elements=[StreamOffset.pipeline_destination_id], set_=values)
     )
-
-
-def report_flow(
-    session: Session, pipeline_id: int, pipeline_destination_id: int, rows_by_sync: Mapping[ResolvedSync, int]
-) -> None:
-    """Add applied rows to the tables of a destination and to the flow of this minute."""
-    counted = {sync: rows for sync, rows in rows_by_sync.items() if rows > 0}
-    if not counted:
-        return
-    ids = _resolved_rows(session, pipeline_destination_id, counted)
-    source_id = session.scalars(select(Pipeline.source_id).where(Pipeline.id == pipeline_id)).one()
-    statement = insert(DataFlowRecord).values(
-        [
-            {
-                "pipeline_id": pipeline_id,
-                "pipeline_destination_id": pipeline_destination_id,
-                "source_id": source_id,
-                "pipeline_destination_table_sync_id": ids[sync],
-                "table_name": str(sync.target),
-                "record_count": rows,
-            }
-            for sync, rows in sorted(counted.items(), key=lambda pair: str(pair[0].target))
-        ]
-    )
-    session.execute(
-        statement.on_conflict_do_update(
-            constraint="data_flow_minute_key",
-            set_={"record_count": DataFlowRecord.record_count + statement.excluded.record_count},
-        )
-    )
-
-
-def report_table_state(
-    session: Session,
-    pipeline_destination_id: int,
-    sync: ResolvedSync,
-    state: LoadState,
-    *,
-    reason: str | None = None,
-    error: str | None = None,
-    snapshot_lsn: int | None = None,
-    loaded_rows: int | None = None,
-) -> int:
-    """Store the load state of a table and return the id of its row.
-
-    Args:
-        session: of the caller.
-        pipeline_destination_id: the destination of the pipeline.
-        sync: source and target table.
-        state: PENDING, LOADING, STREAMING, EXCLUDED or ERROR.
-        reason: why, for EXCLUDED and ERROR.
-        error: sets the table's error; None clears it.
-        snapshot_lsn: consistent point of its load, when known.
-        loaded_rows: rows that the load has copied so far, when known.
-    """
-    identifier = _resolved_rows(session, pipeline_destination_id, {sync: 0})[sync]
-    values: dict[str, Any] = {
-        "load_state": state,
-        "load_state_reason": reason,
-        "load_state_at": case((TableSync.load_state == state, TableSync.load_state_at), else_=func.now()),
-        "is_error": error is not None,
-        "error_message": None if error is None else error[:_MAX_ERROR_CHARACTERS],
-    }
-    if error is not None:
-        values["last_error_at"] = func.now()
-    if snapshot_lsn is not None:
-        values["snapshot_lsn"] = snapshot_lsn
-    if loaded_rows is not None:
-        values["loaded_rows"] = loaded_rows
-    session.execute(update(TableSync).where(TableSync.id == identifier).values(**values))
-    return identifier
-
-
-def report_objects(session: Session, pipeline_destination_id: int, sync: ResolvedSync, makes: Iterable[str]) -> None:
-    """Store what there is of a target at its destination (see `Destination.makes`)."""
-    identifier = _resolved_rows(session, pipeline_destination_id, {sync: 0})[sync]
-    there = set(makes)
-    flags = {f"is_exists_{one}": one in there for one in ("table_destination", "table_landing", "stream", "task")}
-    session.execute(update(TableSync).where(TableSync.id == identifier).values(**flags))
-
-
-def forget_tables(session: Session, pipeline_destination_id: int, keep: Iterable[ResolvedSync]) -> None:
-    """Remove the rows of tables that the destination does not take any more."""
-    kept = {(sync.source.schema, sync.source.name, sync.target.schema, sync.target.name) for sync in keep}
-    rows = session.scalars(
-        select(TableSync).where(
-            TableSync.pipeline_destination_id == pipeline_destination_id, TableSync.origin == "RESOLVED"
-        )
-    )
-    for row in rows:
-        if (row.source_schema, row.source_table, row.target_schema, row.target_table) not in kept:
-            session.delete(row)
-
-
-def _resolved_rows(
-    session: Session, pipeline_destination_id: int, rows_by_sync: Mapping[ResolvedSync, int]
-) -> dict[ResolvedSync, int]:
-    # In one order for every writer, or two transactions could wait for each other.
-    ordered = sorted(rows_by_sync, key=lambda sync: (sync.source, sync.target))
-    statement = insert(TableSync).values(
-        [
-            {
-                "pipeline_destination_id": pipeline_destination_id,
-                "origin": "RESOLVED",
-                "declared_id": sync.sync_id,
-                "table_name": str(sync.source),
-                "table_name_target": sync.target.name,
-                "source_schema": sync.source.schema,
-                "source_table": sync.source.name,
-                "target_schema": sync.target.schema,
-                "target_table": sync.target.name,
-                "applied_rows": rows_by_sync[sync],
-            }
-            for sync in ordered
-        ]
-    )
-    names = (TableSync.source_schema, TableSync.source_table, TableSync.target_schema, TableSync.target_table)
-    returned = session.execute(
-        statement.on_conflict_do_update(
-            index_elements=[TableSync.pipeline_destination_id, *names],
-            index_where=text("origin = 'RESOLVED'"),
-            set_={
-                "applied_rows": TableSync.applied_rows + statement.excluded.applied_rows,
-                "declared_id": statement.excluded.declared_id,
-            },
-        ).returning(TableSync.id, *names)
-    )
-    ids = {(row[1], row[2], row[3], row[4]): row[0] for row in returned}
-    return {sync: ids[(sync.source.schema, sync.source.name, sync.target.schema, sync.target.name)] for sync in ordered}
 
 
 def report_destination_error(session: Session, pipeline_destination_id: int, error: RosettaError) -> None:

@@ -16,6 +16,7 @@ from cdc_runner.catalog import leases, reporting
 from cdc_runner.catalog.database import open_catalog, session_scope
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.catalog.pipelines import desired_status, load_pipeline, set_status
+from cdc_runner.catalog.table_reports import TableReport
 from cdc_runner.destinations.registry import destination_type
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.prepare import Attached, Progress, prepare, wait_for_slot
@@ -24,7 +25,7 @@ from cdc_runner.pipeline.source import SourceSession, SourceTables, resolve_sync
 from cdc_runner.pipeline.stream import Outcome, StreamRun
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId
-from cdc_runner.spec import PipelineSpec
+from cdc_runner.spec import PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
 
@@ -226,9 +227,9 @@ class PipelineRun:
             if self._stopping.is_set():
                 return Outcome.STOPPED
             for each in attached:
-                for sync in each.syncs:
-                    self._reporter.table(each.pipeline_destination_id, sync, "STREAMING", None, None)
-                    self._reporter.objects(each.pipeline_destination_id, sync, each.destination.makes)
+                identifier = each.pipeline_destination_id
+                self._reporter.tables(identifier, [TableReport(sync, "STREAMING") for sync in each.syncs])
+                self._reporter.objects(identifier, each.syncs, each.destination.makes)
             run = StreamRun(
                 self._spec,
                 self._source,
@@ -294,11 +295,10 @@ class PipelineRun:
             syncs = list(each.syncs)
             self._reporter.only(each.pipeline_destination_id, syncs)
             ready = {one.sync.target for one in each.destination.table_states() if one.ready}
-            for sync in syncs:
-                state = "STREAMING" if sync.target in ready else "PENDING"
-                self._reporter.table(each.pipeline_destination_id, sync, state, None, None)
+            reports = [TableReport(sync, "STREAMING" if sync.target in ready else "PENDING") for sync in syncs]
             for table, reason in tables.excluded.items():
-                self._reporter.excluded(each.pipeline_destination_id, table, reason)
+                reports.append(TableReport(ResolvedSync(None, table, table), "EXCLUDED", reason))
+            self._reporter.tables(each.pipeline_destination_id, reports)
 
 
 def spill_directory(spec: PipelineSpec) -> Path:

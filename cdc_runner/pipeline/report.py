@@ -13,9 +13,10 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from cdc_runner.catalog import leases, reporting
+from cdc_runner.catalog import leases, reporting, table_reports
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.leases import Lease
+from cdc_runner.catalog.table_reports import TableReport
 from cdc_runner.errors import RosettaError
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.evolution import SchemaChange
@@ -81,37 +82,29 @@ class Reporter:
         """Report the pipeline's state."""
         self.later(lambda session: reporting.report_state(session, self._spec.id, status, error))
 
+    def tables(self, pipeline_destination_id: int, reports: Sequence[TableReport]) -> None:
+        """Report where tables stand."""
+        self.later(lambda session: table_reports.report_table_states(session, pipeline_destination_id, reports))
+
     def table(
         self, pipeline_destination_id: int, sync: ResolvedSync, state: str, snapshot_lsn: int | None, rows: int | None
     ) -> None:
         """Report the load state of a table."""
-        self.later(
-            lambda session: reporting.report_table_state(
-                session,
-                pipeline_destination_id,
-                sync,
-                state,  # type: ignore[arg-type]  # one of the literals; the callers' protocol says str
-                snapshot_lsn=snapshot_lsn,
-                loaded_rows=rows,
-            )
+        report = TableReport(
+            sync,
+            state,  # type: ignore[arg-type]  # one of the literals; the callers' protocol says str
+            snapshot_lsn=snapshot_lsn,
+            loaded_rows=rows,
         )
+        self.tables(pipeline_destination_id, [report])
 
-    def objects(self, pipeline_destination_id: int, sync: ResolvedSync, makes: frozenset[str]) -> None:
-        """Report what there is of a target at its destination."""
-        self.later(lambda session: reporting.report_objects(session, pipeline_destination_id, sync, makes))
-
-    def excluded(self, pipeline_destination_id: int, table: TableId, reason: str) -> None:
-        """Report a table that is left out."""
-        sync = ResolvedSync(None, table, table)
-        self.later(
-            lambda session: reporting.report_table_state(
-                session, pipeline_destination_id, sync, "EXCLUDED", reason=reason
-            )
-        )
+    def objects(self, pipeline_destination_id: int, syncs: Sequence[ResolvedSync], makes: frozenset[str]) -> None:
+        """Report what there is of targets at their destination."""
+        self.later(lambda session: table_reports.report_objects(session, pipeline_destination_id, syncs, makes))
 
     def only(self, pipeline_destination_id: int, syncs: Sequence[ResolvedSync]) -> None:
         """Report which tables a destination takes; rows of others are removed."""
-        self.later(lambda session: reporting.forget_tables(session, pipeline_destination_id, syncs))
+        self.later(lambda session: table_reports.forget_tables(session, pipeline_destination_id, syncs))
 
     def destination_error(self, pipeline_destination_id: int, error: RosettaError) -> None:
         """Report that a destination cannot be used."""
@@ -158,7 +151,7 @@ class Reporter:
                 for write in queue:
                     write(session)
                 for identifier, events in counts.items():
-                    reporting.report_flow(session, self._spec.id, identifier, events)
+                    table_reports.report_flow(session, self._spec.id, identifier, events)
                 if run is not None:
                     self._positions(session, run)
         except BaseException:

@@ -11,8 +11,9 @@ from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import open_catalog, session_scope
 from cdc_runner.catalog.models import Destination, Pipeline, PipelineDestination, Source
 from cdc_runner.catalog.pipelines import destination_place, source_place
-from cdc_runner.catalog.reporting import State, record_schema_change, report_position, report_state, report_table_state
+from cdc_runner.catalog.reporting import State, record_schema_change, report_position, report_state
 from cdc_runner.catalog.repositories import next_id
+from cdc_runner.catalog.table_reports import TableReport, report_table_states
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.spec import ResolvedSync
 
@@ -56,10 +57,9 @@ def store_pipeline(
             for table in tables:
                 identity = TableId("public", table)
                 record_schema_change(session, source_id, identity, "INITIAL_LOAD", None, _schema(identity))
-                report_table_state(
-                    session, link.id, ResolvedSync(None, identity, identity), "STREAMING", snapshot_lsn=100,
-                    loaded_rows=10,
-                )  # fmt: skip
+                sync = ResolvedSync(None, identity, identity)
+                report = TableReport(sync, "STREAMING", snapshot_lsn=100, loaded_rows=10)
+                report_table_states(session, link.id, [report])
             return pipeline.id
     finally:
         engine.dispose()

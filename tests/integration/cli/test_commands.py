@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from cdc_runner.catalog import leases, reporting
+from cdc_runner.catalog import leases, reporting, table_reports
 from cdc_runner.catalog.credentials import generate_key
 from cdc_runner.catalog.database import create_catalog_engine, session_scope
 from cdc_runner.catalog.models import Pipeline, PipelineDestination
+from cdc_runner.catalog.table_reports import TableReport
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId
 from cdc_runner.spec import ResolvedSync
@@ -141,8 +142,8 @@ def test_status_tells_positions_lag_rows_load_and_error(run: Run, file: Path, co
             session, pipeline_id=pipeline.id, pipeline_destination_id=row.id, captured_lsn=0x16B374D848,
             applied_lsn=0x16B374D800, acknowledged_lsn=0x16B374D800, lag_bytes=72, lag_ms=40,
         )  # fmt: skip
-        reporting.report_table_state(session, row.id, table, "LOADING", loaded_rows=10)
-        reporting.report_flow(session, pipeline.id, row.id, {table: 5})
+        table_reports.report_table_states(session, row.id, [TableReport(table, "LOADING", loaded_rows=10)])
+        table_reports.report_flow(session, pipeline.id, row.id, {table: 5})
     report = run("status", "--json").json
     (destination,) = report["pipelines"][0]["destinations"]
     assert report["runners"][0]["health_port"] == 8001
@@ -153,7 +154,7 @@ def test_status_tells_positions_lag_rows_load_and_error(run: Run, file: Path, co
     assert destination["dead_letters"] is None
     assert destination["dead_letters_reason"]
     with session_scope(engine) as session:
-        reporting.report_table_state(session, row.id, table, "STREAMING")
+        table_reports.report_table_states(session, row.id, [TableReport(table, "STREAMING")])
         reporting.report_destination_error(
             session, row.id, RosettaError(ErrorKind.DESTINATION_UNAVAILABLE, "host is down")
         )

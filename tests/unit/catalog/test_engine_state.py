@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from cdc_runner.catalog import leases, reporting
+from cdc_runner.catalog import leases, reporting, table_reports
 from cdc_runner.catalog import settings as setting
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import session_scope
@@ -31,6 +31,7 @@ from cdc_runner.catalog.models import (
     TableSync,
 )
 from cdc_runner.catalog.pipelines import destination_place, load_pipeline, set_status
+from cdc_runner.catalog.table_reports import TableReport
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.spec import PipelineSettings, ResolvedSync
@@ -59,7 +60,7 @@ def test_a_pipeline_is_loaded_with_its_credentials(session: Session, pipeline_id
 
 
 def test_resolved_tables_are_not_taken_for_declared_ones(session: Session, pipeline_id: int, keyring: Keyring):
-    reporting.report_table_state(session, 4001, ORDERS, "LOADING")
+    table_reports.report_table_states(session, 4001, [TableReport(ORDERS, "LOADING")])
     session.expire_all()
     assert load_pipeline(session, pipeline_id, keyring).destinations[0].syncs == ()
 
@@ -203,9 +204,9 @@ def test_a_position_is_replaced(session: Session, pipeline_id: int):
 
 def test_flow_is_added_up_by_table_and_minute(session: Session, pipeline_id: int):
     other = ResolvedSync(None, TableId("public", "orders"), TableId("shop", "orders_copy"))
-    reporting.report_flow(session, pipeline_id, 4001, {ORDERS: 3, other: 1})
-    reporting.report_flow(session, pipeline_id, 4001, {ORDERS: 4})
-    reporting.report_flow(session, pipeline_id, 4001, {ORDERS: 0})
+    table_reports.report_flow(session, pipeline_id, 4001, {ORDERS: 3, other: 1})
+    table_reports.report_flow(session, pipeline_id, 4001, {ORDERS: 4})
+    table_reports.report_flow(session, pipeline_id, 4001, {ORDERS: 0})
     rows = {(row.target_table): row.applied_rows for row in session.query(TableSync)}
     assert rows == {"orders": 7, "orders_copy": 1}
     flow = session.query(DataFlowRecord).all()
@@ -214,14 +215,16 @@ def test_flow_is_added_up_by_table_and_minute(session: Session, pipeline_id: int
 
 
 def test_a_table_keeps_its_row_through_states(session: Session, pipeline_id: int):
-    first = reporting.report_table_state(session, 4001, ORDERS, "LOADING", snapshot_lsn=99, loaded_rows=10)
-    assert reporting.report_table_state(session, 4001, ORDERS, "ERROR", error="no such type") == first
-    row = session.get_one(TableSync, first, populate_existing=True)
+    loading = TableReport(ORDERS, "LOADING", snapshot_lsn=99, loaded_rows=10)
+    first = table_reports.report_table_states(session, 4001, [loading])
+    failed = TableReport(ORDERS, "ERROR", error="no such type")
+    assert table_reports.report_table_states(session, 4001, [loading, failed]) == first
+    row = session.get_one(TableSync, first[ORDERS], populate_existing=True)
     assert (row.load_state, row.is_error, row.error_message, row.snapshot_lsn) == ("ERROR", True, "no such type", 99)
-    reporting.report_table_state(session, 4001, ORDERS, "STREAMING")
-    row = session.get_one(TableSync, first, populate_existing=True)
+    table_reports.report_table_states(session, 4001, [TableReport(ORDERS, "STREAMING")])
+    row = session.get_one(TableSync, first[ORDERS], populate_existing=True)
     assert (row.load_state, row.is_error, row.loaded_rows) == ("STREAMING", False, 10)
-    reporting.forget_tables(session, 4001, [])
+    table_reports.forget_tables(session, 4001, [])
     session.flush()
     assert session.query(TableSync).count() == 0
 
@@ -314,7 +317,7 @@ def test_a_removed_pipeline_takes_its_state_along(engine: Engine, pipeline_id: i
     with session_scope(engine) as session:
         set_status(session, pipeline_id, "START")
         leases.acquire(session, pipeline_id, "one", 30)
-        reporting.report_flow(session, pipeline_id, 4001, {ORDERS: 3})
+        table_reports.report_flow(session, pipeline_id, 4001, {ORDERS: 3})
         session.add(TableSync(pipeline_destination_id=4001, table_name="public.orders"))
     with session_scope(engine) as session:
         session.delete(session.get_one(Pipeline, pipeline_id))

@@ -11,6 +11,7 @@ messages, hence only names from the diagnostics and the parts of the primary mes
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import psycopg2
@@ -150,6 +151,21 @@ def classify_fields(sqlstate: str, primary: str, side: Side) -> RosettaError:
     return RosettaError(_kind(sqlstate, primary, side), message, {"sqlstate": sqlstate})
 
 
+def refusal_text(sqlstate: str, primary: str, names: Sequence[str | None]) -> str:
+    """Return why a target refused a row, without a value of it.
+
+    Args:
+        sqlstate: of the error.
+        primary: its primary message.
+        names: what the diagnostics name: schema, table, column, constraint, type; empty where they name none.
+    """
+    text = safe_message(sqlstate, primary)
+    labels = ("schema", "table", "column", "constraint", "data_type")
+    missing = [f"{label} {name}" for label, name in zip(labels, names, strict=True) if name and name not in text]
+    details = f" ({', '.join(missing)})" if missing else ""
+    return f"{text}{details} [SQLSTATE {sqlstate}]"
+
+
 _SENSITIVE_CLASSES = ("21", "22", "38", "39", "F0", "HV", "P0")
 """SQLSTATE classes whose primary message may hold a value of a row."""
 
@@ -183,6 +199,8 @@ _EXACT: dict[str, tuple[ErrorKind, ErrorKind]] = {
     "28P01": (ErrorKind.SOURCE_AUTHENTICATION, ErrorKind.DESTINATION_AUTHENTICATION),
     "42501": (ErrorKind.SOURCE_PERMISSION, ErrorKind.DESTINATION_PERMISSION),
     "53100": (ErrorKind.SOURCE_UNAVAILABLE, ErrorKind.DESTINATION_FULL),
+    # A row, or a key in an index, that is too large for a page.
+    "54000": (ErrorKind.CAPTURE_FAILED, ErrorKind.DESTINATION_ROW_REJECTED),
     "53400": (ErrorKind.SOURCE_SETTING, ErrorKind.DESTINATION_UNAVAILABLE),
     "55006": (ErrorKind.SLOT_IN_USE, ErrorKind.DESTINATION_CONFLICT),
     "55P03": (ErrorKind.CAPTURE_FAILED, ErrorKind.DESTINATION_CONFLICT),

@@ -56,6 +56,8 @@ class ErrorKind(StrEnum):
     DESTINATION_SCHEMA = "destination_schema"
     DESTINATION_ROW_REJECTED = "destination_row_rejected"
     DESTINATION_FULL = "destination_full"
+    DEAD_LETTER_UNAVAILABLE = "dead_letter_unavailable"
+    DEAD_LETTER_FULL = "dead_letter_full"
     FENCED = "fenced"
     LEASE_HELD = "lease_held"
     SPILL_FAILED = "spill_failed"
@@ -135,7 +137,18 @@ POLICIES: dict[ErrorKind, Policy] = {
         Reaction.PAUSE, "Make the named target column or table fit the source, then start the pipeline again."
     ),
     ErrorKind.DESTINATION_ROW_REJECTED: Policy(
-        Reaction.PAUSE, "The target's constraints refuse a row: change the constraint or the row at the target."
+        Reaction.DEAD_LETTER,
+        "The target refuses a row: change the constraint or the row at the target, then run `rosetta dlq replay`.",
+    ),
+    ErrorKind.DEAD_LETTER_UNAVAILABLE: Policy(
+        Reaction.RETRY,
+        "Make Redis of REDIS_URL reachable and durable (appendonly yes, maxmemory-policy noeviction); `rosetta doctor` "
+        "says what is wrong. Nothing is lost: the slot waits, and the destination goes on by itself.",
+    ),
+    ErrorKind.DEAD_LETTER_FULL: Policy(
+        Reaction.RETRY,
+        "Replay or purge dead letters (`rosetta dlq list`), or raise dead_letter_max_entries; the destination goes on "
+        "by itself.",
     ),
     ErrorKind.DESTINATION_FULL: Policy(Reaction.RETRY, "Free disk space at the destination."),
     ErrorKind.FENCED: Policy(Reaction.RETRY, "A newer runner has taken over this pipeline; nothing needs doing."),

@@ -284,6 +284,10 @@ class PipelineSettings:
         drop_columns: whether a column dropped at the source is dropped at the target too.
         capture_origin: `any`, or `none` to leave out what the source received by replication (engine pgoutput,
             PostgreSQL 16).
+        dead_letter_max_entries: most dead letters of a table; beyond them the destination waits.
+        dead_letter_retry_seconds: pause before a dead letter is tried again by itself; 0 leaves it to a person.
+        dead_letter_retries: most such attempts.
+        dead_letter_alert_seconds: age of a dead letter from which its event is an error.
     """
 
     batch_max_rows: int = 250_000
@@ -297,6 +301,10 @@ class PipelineSettings:
     synchronous_commit: str = "on"
     drop_columns: bool = False
     capture_origin: str = "any"
+    dead_letter_max_entries: int = 100_000
+    dead_letter_retry_seconds: float = 300.0
+    dead_letter_retries: int = 10
+    dead_letter_alert_seconds: float = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,25 @@ class Applied:
     position: Position
 
 
+@dataclass(frozen=True, slots=True)
+class ApplyMode:
+    """How a batch is applied.
+
+    Attributes:
+        careful: delete rows before they are written again, so that unique values may change places.
+        isolate: search for the rows that the target refuses, put them aside and write all the others.
+        hold: SQLSTATEs that end the search with an error, since the target may yet be made to take such rows.
+        immediate: check deferred constraints at once.
+        replay: changes of waiting keys are written, which else are put aside.
+    """
+
+    careful: bool = False
+    isolate: bool = False
+    hold: frozenset[str] = frozenset()
+    immediate: bool = False
+    replay: bool = False
+
+
 class ReloadNeeded(RosettaError):
     """Rows that the target holds have new values that only the source knows: the table must be loaded again."""
 

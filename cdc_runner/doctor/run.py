@@ -14,6 +14,7 @@ from cdc_runner.catalog.leases import current_holder
 from cdc_runner.catalog.models import StreamOffset
 from cdc_runner.catalog.pipelines import load_pipeline
 from cdc_runner.catalog.repositories import get_pipeline, list_pipelines
+from cdc_runner.doctor.dead_letter import check_dead_letter_queue
 from cdc_runner.doctor.destination import check_destination, system_identity
 from cdc_runner.doctor.finding import Findings, Report
 from cdc_runner.doctor.snowflake import check_snowflake
@@ -101,6 +102,9 @@ def examine(spec: PipelineSpec, *, streamed: bool = False, held: bool = False) -
         part = Findings(f"destination {destination.name}")
         _examine_destination(spec, destination, tables, identity, part)
         items.extend(part.items)
+    queue = Findings("dead-letter queue")
+    check_dead_letter_queue(queue)
+    items.extend(queue.items)
     return Report(spec.name, tuple(items))
 
 

@@ -6,13 +6,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
 
-from cdc_runner.destinations.base import Destination, ReloadNeeded
+from cdc_runner.destinations.base import Applied, ApplyMode, Destination, ReloadNeeded
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
+from cdc_runner.pipeline.dead_letters import LetterDesk
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.net import NetChange
@@ -26,6 +27,9 @@ NARROW = ("22003", "22001", "23502", "22P02", "23514", "55P04")
 """Value out of range, too long, NULL where the target allows none, unknown to an enum or refused by a domain; or a
 label used in the transaction that adds it, which works once the label is there."""
 DETACH_AFTER_SECONDS = 10.0
+WARY_SECONDS = 60.0
+"""After a refused row, batches are applied with the search for more for so long: a failed attempt costs a session."""
+TEND_SECONDS = 1.0
 _BACK_OFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -95,6 +99,7 @@ class Applier:
         on_recovery: Callable[[], None],
         present: Callable[[TableId], TableSchema | None],
         shapers: Mapping[TableId, SyncShaper],
+        letters: LetterDesk | None,
     ) -> None:
         """Args:
         destination: opened.
@@ -105,10 +110,14 @@ class Applier:
         on_recovery: told when a detached destination can be reached again, or a table has to be loaded anew.
         present: reads a source table's present schema.
         shapers: by target table, for the syncs that are no plain copies.
+        letters: looks after the rows that the destination refuses; None where a refused row stops it.
         """
         self._shapers = shapers
         self._source_of = {sync.target: sync.source for sync in syncs}
         self.destination = destination
+        self._letters = letters
+        self._wary_until = 0.0
+        self._tended_at = 0.0
         self.pipeline_destination_id = pipeline_destination_id
         position = destination.position()
         assert position is not None, "a prepared destination has a position"
@@ -130,6 +139,8 @@ class Applier:
 
     def start(self) -> None:
         """Start the thread."""
+        if self._letters is not None:
+            self._letters.start()
         self._thread.start()
 
     def put(self, batch: ShapedBatch, give_up: Callable[[], bool]) -> None:
@@ -161,11 +172,14 @@ class Applier:
             self.destination.close()
             self._thread.join(5.0)
         self.destination.close()
+        if self._letters is not None:
+            self._letters.stop()
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self._tend()
             try:
                 batch = self._queue.get(timeout=0.2)
             except queue.Empty:
@@ -190,33 +204,38 @@ class Applier:
                     self._wait_for_recovery()
                 return
 
+    def _tend(self) -> None:
+        """Look after dead letters; a failure there shows at the next batch."""
+        if self._letters is None or time.monotonic() - self._tended_at < TEND_SECONDS:
+            return
+        self._tended_at = time.monotonic()
+        try:
+            self._letters.tend()
+        except RosettaError as error:
+            log.warning("dead_letters.not_tended", destination=self.destination.name, error=str(error))
+
     def _apply(self, batch: ShapedBatch) -> None:
         fence = self.fence
         if fence is not None and self.status.position <= fence.position < batch.last:
             self.fence = None
             fence.reached(self)
-        careful = False
         tried: set[str] = set()
+        mode = self._first_mode()
         attempt = 0
         failing_since: float | None = None
         while True:
             try:
                 if failing_since is not None:
                     self.destination.open()
-                self._apply_once(batch, careful)
+                self._apply_once(batch, mode)
                 self.status.error = None
                 return
             except RosettaError as error:
-                sqlstate = error.detail.get("sqlstate")
                 failing_since = failing_since or time.monotonic()
-                if sqlstate == UNIQUE_VIOLATION and not careful:
-                    # Unique values that changed places between rows collide when rows are written one by one.
-                    careful = True
+                next_mode = self._next_mode(mode, error, tried)
+                if next_mode is not None:
+                    mode = next_mode
                     continue
-                if sqlstate in NARROW and sqlstate not in tried:
-                    tried.add(str(sqlstate))
-                    if self._catch_up_schema():
-                        continue
                 if error.policy.reaction is not Reaction.RETRY or error.kind is ErrorKind.FENCED:
                     raise
                 self.status.error = error
@@ -227,6 +246,35 @@ class Applier:
             if self._stopping.wait(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)]):
                 return
             attempt += 1
+
+    def _first_mode(self) -> ApplyMode:
+        if self._letters is None or time.monotonic() > self._wary_until:
+            return ApplyMode()
+        return ApplyMode(careful=True, isolate=True, hold=frozenset(NARROW))
+
+    def _next_mode(self, mode: ApplyMode, error: RosettaError, tried: set[str]) -> ApplyMode | None:
+        """Return how to try a refused batch again at once; None when there is no other way.
+
+        Args:
+            mode: how it was tried.
+            error: how that ended.
+            tried: SQLSTATEs for which the schema was caught up already; added to.
+        """
+        sqlstate = str(error.detail.get("sqlstate"))
+        if sqlstate == UNIQUE_VIOLATION and not mode.careful:
+            # Unique values that changed places between rows collide when rows are written one by one.
+            return replace(mode, careful=True)
+        if sqlstate in NARROW and sqlstate not in tried:
+            tried.add(sqlstate)
+            if self._catch_up_schema() or mode.isolate:
+                return replace(mode, hold=mode.hold - tried)
+        if error.kind is not ErrorKind.DESTINATION_ROW_REJECTED or self._letters is None:
+            return None
+        if not mode.isolate:
+            self._wary_until = time.monotonic() + WARY_SECONDS
+            return ApplyMode(careful=True, isolate=True, hold=frozenset(NARROW) - tried)
+        # What is refused although every row was tried by itself is a deferred constraint.
+        return None if mode.immediate else replace(mode, immediate=True)
 
     def _catch_up_schema(self) -> bool:
         """Bring the targets to types that the stream did not tell of; tell whether a new try makes sense."""
@@ -245,8 +293,8 @@ class Applier:
         self.status.detached = True
         self._on_recovery()
 
-    def _apply_once(self, batch: ShapedBatch, careful: bool) -> None:
-        applied = self.destination.apply(self._segments(batch), batch.last, batch.commit_time, careful=careful)
+    def _apply_once(self, batch: ShapedBatch, mode: ApplyMode) -> None:
+        applied = self._apply_segments(batch, mode)
         now = time.time()
         status = self.status
         status.position = applied.position
@@ -256,6 +304,12 @@ class Applier:
         status.batches += 1
         status.events += sum(applied.events.values())
         self._on_progress(self, applied.events)
+
+    def _apply_segments(self, batch: ShapedBatch, mode: ApplyMode) -> Applied:
+        segments = self._segments(batch)
+        if self._letters is None:
+            return self.destination.apply(segments, batch.last, batch.commit_time, careful=mode.careful)
+        return self._letters.apply(segments, batch.last, batch.commit_time, mode)
 
     def _segments(self, batch: ShapedBatch) -> Iterator[list[tuple[ResolvedSync, NetChange]]]:
         for changes in batch.event_segments() if self.destination.takes_events else batch.segments():
@@ -282,11 +336,14 @@ class Applier:
 
     def _wait_for_recovery(self) -> None:
         log.warning("apply.detached", destination=self.destination.name)
+        held_by_queue = self.status.error is not None and self.status.error.kind is ErrorKind.DEAD_LETTER_UNAVAILABLE
         attempt = 0
         while not self._stopping.wait(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)]):
             attempt += 1
             try:
                 self.destination.open()
+                if held_by_queue and self._letters is not None:
+                    self._letters.require_queue()
             except RosettaError as error:
                 self.status.error = error
                 continue

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from cdc_runner.catalog import dead_letters as letters
 from cdc_runner.catalog import leases, reporting, table_reports
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.leases import Lease
@@ -109,6 +110,21 @@ class Reporter:
     def destination_error(self, pipeline_destination_id: int, error: RosettaError) -> None:
         """Report that a destination cannot be used."""
         self.later(lambda session: reporting.report_destination_error(session, pipeline_destination_id, error))
+
+    def dead_letters(self, pipeline_destination_id: int, counts: Sequence[letters.DeadLetterCount]) -> None:
+        """Report what waits in the dead-letter queue."""
+        age = self._spec.settings.dead_letter_alert_seconds
+        self.later(
+            lambda session: letters.report_tables(session, pipeline_destination_id, counts, alert_age_seconds=age)
+        )
+
+    def dead_letter_queue(self, pipeline_destination_id: int, state: letters.QueueState, problem: str | None) -> None:
+        """Report whether the dead-letter queue can be used."""
+        self.later(lambda session: letters.report_queue(session, pipeline_destination_id, state, problem))
+
+    def dead_letters_discarded(self, pipeline_destination_id: int, table: str, entries: int, why: str) -> None:
+        """Report dead letters that were removed without being applied."""
+        self.later(lambda session: letters.record_discard(session, pipeline_destination_id, table, entries, why))
 
     def schema_change(
         self, sync: ResolvedSync, old: TableSchema, new: TableSchema, changes: Sequence[SchemaChange]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg2
 import psycopg2.extensions
 
+from cdc_runner.capture.fetch import fetch_rows
 from cdc_runner.capture.inspect import matches, read_tables, split_pattern, unsafe_identity
 from cdc_runner.capture.publication import (
     SlotState,
@@ -22,7 +23,7 @@ from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.base import target_of
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import parse_lsn
-from cdc_runner.schema import TableId, TableSchema, quote_identifier
+from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.spec import DestinationSpec, ResolvedSync, SourceSpec
 
 HEARTBEAT_PREFIX = "rosetta"
@@ -175,24 +176,11 @@ class SourceSession:
         self, schema: TableSchema, keys: Sequence[tuple[str, ...]]
     ) -> dict[tuple[str, ...], tuple[str | None, ...]]:
         """Return present rows by key, as text (see `RowFetcher`)."""
-        columns = ", ".join(f"t.{quote_identifier(name)}::text" for name in schema.stream_names)
-        casts = [f"%s::{schema.column(name).type_text}" for name in schema.key]
-        names = ", ".join(f"t.{quote_identifier(name)}" for name in schema.key)
-        found: dict[tuple[str, ...], tuple[str | None, ...]] = {}
         try:
-            with self.connection().cursor() as cursor:
-                for key in keys:
-                    cursor.execute(
-                        f"SELECT {columns} FROM {schema.table.quoted} t WHERE ({names}) = ({', '.join(casts)})",
-                        key,
-                    )
-                    row = cursor.fetchone()
-                    if row is not None:
-                        found[key] = row
+            return fetch_rows(self.connection(), schema, keys)
         except psycopg2.Error as error:
             self.close()
             raise classify(error, "source") from error
-        return found
 
 
 def is_pattern(table: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -15,9 +17,15 @@ from sqlalchemy import Engine
 from cdc_runner.capture.assemble import BatchSettings
 from cdc_runner.capture.base import ChangeStream
 from cdc_runner.capture.registry import SchemaRegistry
+from cdc_runner.catalog.environment import read_environment
+from cdc_runner.dead_letter.queue import DeadLetterQueue
+from cdc_runner.dead_letter.replay import Replayer
+from cdc_runner.dead_letter.store import LetterStore
+from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.errors import Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
 from cdc_runner.pipeline.fence import FenceKeeper
+from cdc_runner.pipeline.dead_letters import LetterDesk
 from cdc_runner.pipeline.prepare import Attached
 from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.shaped import Shaper
@@ -81,6 +89,7 @@ class StreamRun:
                 on_recovery=self._restart.set,
                 present=self._session("schema").table,
                 shapers=sync_shapers(each.syncs, rows),
+                letters=self._desk(each),
             )
             for each, rows in zip(attached, self._rows, strict=True)
         ]
@@ -88,6 +97,32 @@ class StreamRun:
         self._stream: ChangeStream | None = None
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._watch_error: RosettaError | None = None
+
+    def _desk(self, each: Attached) -> LetterDesk | None:
+        """Return what looks after the dead letters of a destination; None for one that cannot put rows aside."""
+        if not isinstance(each.destination, PostgresDestination):
+            return None
+        spec, settings, reporter = self._spec, self._spec.settings, self._reporter
+        identifier = each.pipeline_destination_id
+        (destination,) = (one for one in spec.destinations if one.id == identifier)
+        queue = DeadLetterQueue(
+            LetterStore(read_environment().redis_url),
+            spec.name,
+            spec.source.id,
+            destination.destination_id,
+            max_entries=settings.dead_letter_max_entries,
+        )
+        fetch = self._session("dead letters").fetch
+        return LetterDesk(
+            each.destination,
+            spec.name,
+            queue,
+            Replayer(each.destination, spec.name, queue, fetch, f"pipeline-{os.getpid()}"),
+            settings,
+            on_counts=partial(reporter.dead_letters, identifier),
+            on_queue=partial(reporter.dead_letter_queue, identifier),
+            on_discard=partial(reporter.dead_letters_discarded, identifier),
+        )
 
     def run(self) -> Outcome:
         """Stream until asked to stop, or until the stream must begin anew.

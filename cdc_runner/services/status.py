@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from cdc_runner.catalog.dead_letters import DestinationLetters, read_dead_letters
 from cdc_runner.catalog.leases import live_runners
 from cdc_runner.catalog.models import (
     BackfillChunk,
@@ -42,6 +43,7 @@ def read_status(session: Session, pipeline: str | None = None) -> dict[str, Any]
     )
     chunks = _chunk_counts(session)
     backfills = _backfill_counts(session)
+    letters = read_dead_letters(session)
     return {
         "runners": [
             {
@@ -67,6 +69,7 @@ def read_status(session: Session, pipeline: str | None = None) -> dict[str, Any]
                         chunks.get(row.id, Counter()),
                         backfills.get((one.id, row.id), Counter()) + backfills.get((one.id, None), Counter()),
                         _state(one, metadata.get(one.id), row, alive=one.id in live),
+                        letters[row.id],
                     )
                     for row in one.destinations
                 ],
@@ -109,6 +112,7 @@ def _destination(
     chunks: Mapping[str, int],
     backfills: Mapping[str, int],
     state: str,
+    letters: DestinationLetters,
 ) -> dict[str, Any]:
     tables = [sync for sync in row.table_syncs if sync.origin == "RESOLVED"]
     return {
@@ -124,8 +128,22 @@ def _destination(
         "reported_at": offset.updated_at.isoformat() if offset else None,
         "rows_applied": sum(sync.applied_rows for sync in tables),
         "rows_loaded": sum(sync.loaded_rows for sync in tables),
-        "dead_letters": None,
-        "dead_letters_reason": "this version has no dead-letter queue yet",
+        "dead_letters": letters.entries,
+        "dead_letter_keys": letters.keys,
+        "dead_letters_lost": letters.lost,
+        "dead_letter_queue": letters.state,
+        "dead_letter_queue_problem": letters.problem,
+        "dead_letter_tables": [
+            {
+                "table": str(one.target),
+                "keys": one.keys,
+                "entries": one.entries,
+                "lost": one.lost,
+                "oldest_at": one.oldest_at.isoformat() if one.oldest_at else None,
+                "reason": one.reason,
+            }
+            for one in letters.tables
+        ],
         "load": _load(tables, chunks),
         "backfills": dict(backfills),
         "last_error": row.error_message,

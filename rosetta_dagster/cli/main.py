@@ -30,6 +30,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "apply": LazyCommand("rosetta_dagster.cli.apply:apply", "Bring the configuration in line with a file."),
     "demo": LazyCommand("rosetta_dagster.local.commands:demo", "Replicate a busy shop into two targets, embedded."),
     "destination": LazyCommand("rosetta_dagster.cli.destination:destination", "List, show, test, create, remove."),
+    "dlq": LazyCommand("rosetta_dagster.cli.dlq:dlq", "List, inspect, edit, replay, export, purge dead letters."),
     "doctor": LazyCommand("rosetta_dagster.cli.doctor:doctor", "Check everything that a pipeline needs."),
     "down": LazyCommand("rosetta_dagster.local.commands:down", "Stop what `rosetta up --detach` started."),
     "keygen": LazyCommand("rosetta_dagster.cli.keygen:keygen", "Print a new credential encryption key."),

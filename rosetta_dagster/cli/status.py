@@ -38,6 +38,7 @@ def status(pipeline: str | None, as_json: bool) -> None:
         "lag_bytes",
         "rows",
         "load",
+        "dead_letters",
         "error",
     )
     print_table(
@@ -59,6 +60,7 @@ def _row(pipeline: dict[str, Any], destination: dict[str, Any]) -> dict[str, Any
         "lag_bytes": destination["lag_bytes"],
         "rows": destination["rows_applied"] + destination["rows_loaded"],
         "load": f"{unfinished} tables to load" if unfinished else f"{tables['streaming']} tables",
+        "dead_letters": destination["dead_letters"],
         "error": _error(pipeline, destination),
     }
 

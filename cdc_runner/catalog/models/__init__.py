@@ -12,6 +12,7 @@ from cdc_runner.catalog.models.configuration import (
     TableSyncTag,
     Tag,
 )
+from cdc_runner.catalog.models.dead_letter import DeadLetterQueueState, DeadLetterTable
 from cdc_runner.catalog.models.engine import (
     BackfillChunk,
     CaptureOffset,
@@ -48,6 +49,8 @@ __all__ = [
     "CaptureOffset",
     "CreditSnowflake",
     "DataFlowRecord",
+    "DeadLetterQueueState",
+    "DeadLetterTable",
     "Destination",
     "JobMetric",
     "Notification",

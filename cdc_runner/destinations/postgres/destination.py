@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import structlog
 
 from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.connections import classify, connect
-from cdc_runner.destinations.base import Applied, RowFetcher, SchemaListener, TableLoad, TableState
-from cdc_runner.destinations.postgres import ddl, state, types
+from cdc_runner.destinations.base import Applied, ApplyMode, RowFetcher, SchemaListener, TableLoad, TableState
+from cdc_runner.destinations.letters import LetterSink
+from cdc_runner.destinations.postgres import ddl, state, types, waiting
+from cdc_runner.destinations.postgres.divert import Diversion
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
+from cdc_runner.destinations.postgres.isolate import IsolatingWriter
 from cdc_runner.destinations.postgres.load import InitialLoad
 from cdc_runner.destinations.postgres.order import foreign_key_order
 from cdc_runner.destinations.postgres.plan import LoadPlanner
@@ -71,18 +75,27 @@ class PostgresDestination:
         self._states: dict[TableId, TableState] = {}
         self._writer = TableWriter(self._encoder, fetch, self.map_schema)
         self._order: list[TableId] | None = None
+        self.diversion = Diversion(pipeline, fetch)
+        self._isolating = IsolatingWriter(self._writer, self._encoder, self.diversion.refuse)
 
     # -- session -----------------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect, create the state tables, fence earlier writers and read what is known."""
+    def open(self, *, beside: bool = False) -> None:
+        """Connect, create the state tables, fence earlier writers and read what is known.
+
+        Args:
+            beside: do not fence the present writer: for short work beside it, each transaction under its lock.
+        """
         self.close()
         self._connection = self.connect()
         try:
             state.create(self._connection)
-            self.epoch = state.take_epoch(self._connection, self._pipeline)
+            waiting.create(self._connection)
+            take = state.read_epoch if beside else state.take_epoch
+            self.epoch = take(self._connection, self._pipeline)
             with self._connection, self._connection.cursor() as cursor:
                 self._states = {one.sync.target: one for one in state.read_tables(cursor, self._pipeline)}
+                self.diversion.load(cursor)
             self._order = self._become_replica()
             with self._connection:
                 self.map_schema.learn(self._connection)
@@ -105,6 +118,11 @@ class PostgresDestination:
                 "jit": "off",
             },
         )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a session."""
+        return self._connection is not None
 
     @property
     def ordered(self) -> bool:
@@ -136,6 +154,7 @@ class PostgresDestination:
             self._connection.close()
         self._connection = None
         self._writer.forget_session()
+        self._isolating.forget_session()
 
     def _session(self) -> psycopg2.extensions.connection:
         if self._connection is None:
@@ -177,19 +196,23 @@ class PostgresDestination:
         with self._session() as connection, connection.cursor() as cursor:
             state.lock_position(cursor, self._pipeline, self.epoch)
             state.forget_chunks(cursor, self._pipeline, target)
+            waiting.forget_target(cursor, self._pipeline, target)
             self.remember(cursor, replace(self._states[target], ready=False))
+            self.diversion.load(cursor)
 
     def reset(self) -> None:
         """Forget the position, and have every table loaded anew."""
         with self._session() as connection, connection.cursor() as cursor:
             state.lock_position(cursor, self._pipeline, self.epoch)
             state.reset_pipeline(cursor, self._pipeline)
+            waiting.forget_pipeline(cursor, self._pipeline)
         self.reload_states()
 
     def reload_states(self) -> None:
         """Read the tables' states again, after other sessions changed them."""
         with self._session() as connection, connection.cursor() as cursor:
             self._states = {one.sync.target: one for one in state.read_tables(cursor, self._pipeline)}
+            self.diversion.load(cursor)
         self._writer.forget_targets()
         if self._order is not None:
             with self._session() as connection, connection.cursor() as cursor:
@@ -279,16 +302,22 @@ class PostgresDestination:
         through: Position,
         commit_time: float = 0.0,
         *,
-        careful: bool = False,
+        mode: ApplyMode = ApplyMode(),
+        sink: LetterSink | None = None,
     ) -> Applied:
         """Apply segments and store the position in one transaction.
+
+        Changes of keys that wait are put aside, in every mode.
 
         Args:
             segments: net changes, in order.
             through: position of the last transaction among them.
             commit_time: its commit time at the source, seconds since the epoch.
             careful: delete rows before they are written again, so that unique values may change places.
+            mode: how, in place of `careful`.
+            sink: takes what is put aside.
         """
+        mode = mode or ApplyMode(careful=careful)
         connection = self._session()
         self._writer.begin()
         events: dict[ResolvedSync, int] = {}
@@ -299,8 +328,17 @@ class PostgresDestination:
                 if stored is not None and through <= stored:
                     connection.rollback()
                     return Applied({}, stored)
+                self.diversion.begin(cursor)
+                if mode.immediate:
+                    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
                 for segment in segments:
-                    self._segment(cursor, segment, events, evolved, careful)
+                    self._note(cursor, segment, events, evolved)
+                    self._segment(cursor, segment, mode)
+                    self._refuse_held(mode)
+                    self.diversion.flush(cursor, sink, through, commit_time)
+                if mode.isolate:
+                    # A deferred constraint would else be checked by COMMIT, where a row cannot be told any more.
+                    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
                 state.store_position(cursor, self._pipeline, through, commit_time)
             connection.commit()
         except BaseException as error:
@@ -324,7 +362,12 @@ class PostgresDestination:
         try:
             with connection.cursor() as cursor:
                 state.lock_position(cursor, self._pipeline, self.epoch)
-                self._segment(cursor, changes, {}, [], careful=True)
+                self.diversion.begin(cursor)
+                self._note(cursor, changes, {}, [])
+                self._segment(cursor, changes, ApplyMode(careful=True))
+                if self.diversion.tables:
+                    # Keys that wait are left alone: what waits for them is older than these rows.
+                    self.diversion.load(cursor)
             connection.commit()
         except BaseException as error:
             self.close()
@@ -332,34 +375,87 @@ class PostgresDestination:
                 raise classify(error, "destination") from error
             raise
 
-    def _segment(
+    def _note(
         self,
         cursor: psycopg2.extensions.cursor,
         segment: Sequence[tuple[ResolvedSync, NetChange]],
         events: dict[ResolvedSync, int],
         evolved: list[tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]]],
-        careful: bool,
     ) -> None:
-        writer = self._writer
+        """Bring targets to the schemas of a segment, and count its events."""
         for sync, change in segment:
             change_list = self._evolve(cursor, sync, change)
             if change_list:
                 evolved.append(change_list)
             events[sync] = events.get(sync, 0) + change.events
+
+    def _routed(
+        self, cursor: psycopg2.extensions.cursor, segment: Sequence[tuple[ResolvedSync, NetChange]], mode: ApplyMode
+    ) -> Iterator[tuple[ResolvedSync, NetChange]]:
+        """Yield a segment without what must wait; one change after the other, as each may make keys wait."""
+        for sync, change in segment:
+            if mode.replay or not (self.diversion.tables or mode.isolate):
+                yield sync, change
+            else:
+                for part in self.diversion.route(cursor, sync, change, isolating=mode.isolate):
+                    yield sync, part
+
+    def _refuse_held(self, mode: ApplyMode) -> None:
+        """Raises: DESTINATION_ROW_REJECTED, for a refusal that may have another cure than to put the row aside."""
+        held = self.diversion.refused & mode.hold
+        if held:
+            text = f"rows were refused [SQLSTATE {', '.join(sorted(held))}]"
+            raise RosettaError(ErrorKind.DESTINATION_ROW_REJECTED, text, {"sqlstate": min(held)})
+
+    def _segment(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        segment: Sequence[tuple[ResolvedSync, NetChange]],
+        mode: ApplyMode,
+    ) -> None:
+        writer: TableWriter | IsolatingWriter = self._isolating if mode.isolate else self._writer
+        careful = mode.careful
         if self._order is None or len({sync.target for sync, _ in segment}) < len(segment):
-            for sync, change in segment:
+            for sync, change in self._routed(cursor, segment, mode):
                 staging = writer.stage(cursor, sync, change)
                 writer.take_away(cursor, sync, change, staging)
                 writer.put(cursor, sync, change, staging, careful=careful)
             return
         # Foreign keys are checked: children lose rows first, parents gain rows first.
         rank = {table: place for place, table in enumerate(self._order)}
-        ordered = sorted(segment, key=lambda one: rank.get(one[0].target, -1))
+        ordered = sorted(self._routed(cursor, segment, mode), key=lambda one: rank.get(one[0].target, -1))
         staged = [(sync, change, writer.stage(cursor, sync, change)) for sync, change in ordered]
         for sync, change, staging in reversed(staged):
             writer.take_away(cursor, sync, change, staging)
         for sync, change, staging in staged:
             writer.put(cursor, sync, change, staging, careful=careful)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[psycopg2.extensions.cursor]:
+        """Give a cursor of a transaction that no apply runs beside, and commit at the end of the block.
+
+        Raises:
+            RosettaError: FENCED, and the destination kinds; nothing was changed, and the destination must be opened.
+        """
+        connection = self._session()
+        self._writer.begin()
+        try:
+            with connection.cursor() as cursor:
+                state.lock_position(cursor, self._pipeline, self.epoch)
+                self.diversion.begin(cursor)
+                yield cursor
+            connection.commit()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, psycopg2.Error):
+                raise classify(error, "destination") from error
+            raise
+
+    def write_isolated(
+        self, cursor: psycopg2.extensions.cursor, segment: Sequence[tuple[ResolvedSync, NetChange]]
+    ) -> None:
+        """Write net changes in the caller's transaction; what is refused is put aside."""
+        self._segment(cursor, segment, ApplyMode(careful=True, isolate=True, replay=True))
 
     def _evolve(
         self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange

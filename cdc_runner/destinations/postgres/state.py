@@ -79,6 +79,14 @@ def take_epoch(connection: psycopg2.extensions.connection, pipeline: str) -> int
     return int(row[0])
 
 
+def read_epoch(connection: psycopg2.extensions.connection, pipeline: str) -> int:
+    """Return the pipeline's epoch without raising it; 0 when the pipeline has never been here. Commits."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT epoch FROM _rosetta.stream_position WHERE pipeline = %s", (pipeline,))
+        row = cursor.fetchone()
+    return int(row[0]) if row is not None else 0
+
+
 def lock_position(cursor: psycopg2.extensions.cursor, pipeline: str, epoch: int) -> Position | None:
     """Lock the pipeline's position for this transaction and return it.
 
@@ -234,6 +242,10 @@ def forget_pipeline(connection: psycopg2.extensions.connection, pipeline: str) -
         if row is not None and row[0]:
             for table in ("load_chunk", "table_state", "stream_position"):
                 cursor.execute(f"DELETE FROM _rosetta.{table} WHERE pipeline = %s", (pipeline,))
+            cursor.execute("SELECT to_regclass('_rosetta.waiting_key') IS NOT NULL")
+            row = cursor.fetchone()
+            if row is not None and row[0]:
+                cursor.execute("DELETE FROM _rosetta.waiting_key WHERE pipeline = %s", (pipeline,))
 
 
 def _definition(state: TableState) -> str:

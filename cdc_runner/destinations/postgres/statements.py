@@ -108,6 +108,14 @@ AFTER_UPDATE = "SET LOCAL enable_hashjoin = DEFAULT; SET LOCAL enable_mergejoin 
 """Undoes the settings of `update_whole`."""
 
 
+def upsert_values(shape: TargetShape) -> str:
+    """Statement that inserts or updates one row; its parameters are the texts of all columns."""
+    row = ", ".join(f"%s::text AS c{number}" for number in range(len(shape.columns)))
+    # A percent sign in a name would be taken for a parameter.
+    statement = upsert(shape, "\x00", partial=False).replace("%", "%%")
+    return statement.replace("\x00", f"(SELECT false AS d, NULL::text AS x, {row})")
+
+
 def update_partial(shape: TargetShape, staging: str) -> str:
     """Statement that updates rows of which some values stay as they are."""
     changes = ", ".join(

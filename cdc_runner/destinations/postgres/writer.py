@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
+class KnownTarget:
     """A target table in this session: its shape for one source schema, and the number of its staging tables."""
 
     schema: TableSchema
@@ -43,7 +43,7 @@ class TableWriter:
         self._encoder = encoder
         self._fetch = fetch
         self._map_schema = map_schema
-        self._targets: dict[TableId, _Target] = {}
+        self._targets: dict[TableId, KnownTarget] = {}
         self._frozen: dict[TableId, frozenset[str]] = {}
         self._stagings: set[str] = set()
         self._filled: set[str] = set()
@@ -76,7 +76,8 @@ class TableWriter:
         self._frozen[table] = frozenset(columns)
         self._targets.pop(table, None)
 
-    def _target(self, sync: ResolvedSync, change: NetChange) -> _Target:
+    def target(self, sync: ResolvedSync, change: NetChange) -> KnownTarget:
+        """Return a target's shape for rows of a change."""
         schema, source = change.version.schema, None if change.origin is None else change.origin.schema
         target = self._targets.get(sync.target)
         if target is not None and target.schema == schema and target.source == source:
@@ -84,13 +85,13 @@ class TableWriter:
         self._count += 1
         column_types = [types.target_type(column, self._map_schema) for column in schema.stream_columns]
         shape = TargetShape.of(sync.target, schema, column_types, self._frozen.get(sync.target))
-        target = _Target(schema, source, shape, self._count)
+        target = KnownTarget(schema, source, shape, self._count)
         self._targets[sync.target] = target
         return target
 
     def stage(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> str:
         """Copy the rows into the session's staging table for this target; return its name."""
-        target = self._target(sync, change)
+        target = self.target(sync, change)
         name = f"pg_temp.rosetta_{target.number}_{change.kind.value}"
         if change.rows.num_rows == 0:
             return name
@@ -110,11 +111,11 @@ class TableWriter:
         self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange, staging: str
     ) -> None:
         """Empty the target if it was truncated, and delete the rows that are staged as gone."""
-        shape = self._target(sync, change).shape
+        shape = self.target(sync, change).shape
         if change.truncate and change.emptied_at is not None:
             cursor.execute(statements.mark_deleted(shape.table, change.emptied_at))
         elif change.truncate:
-            self._truncate(cursor, shape.table)
+            self.truncate(cursor, shape.table)
         if not change.deletes or change.rows.num_rows == 0:
             return
         if change.kind is NetKind.MERGE:
@@ -142,7 +143,7 @@ class TableWriter:
         """
         if change.rows.num_rows == 0:
             return
-        shape = self._target(sync, change).shape
+        shape = self.target(sync, change).shape
         if change.kind is NetKind.MOVE:
             if careful:
                 cursor.execute(statements.delete_moved_onto(shape, staging))
@@ -155,7 +156,7 @@ class TableWriter:
             return
         else:
             if change.partial:
-                self._fetch_missing(cursor, shape, change, staging)
+                self.fetch_missing(cursor, shape, change, staging)
             if careful:
                 if change.partial:
                     cursor.execute(statements.complete_partial(shape, staging))
@@ -173,7 +174,7 @@ class TableWriter:
         cursor.execute(statements.AFTER_UPDATE)
         return bool(count == change.rows.num_rows)
 
-    def _fetch_missing(
+    def fetch_missing(
         self, cursor: psycopg2.extensions.cursor, shape: TargetShape, change: NetChange, staging: str
     ) -> None:
         """Complete rows that the target does not hold although the stream only says what changed of them.
@@ -221,7 +222,7 @@ class TableWriter:
         """Read rows from the source by key, as the sync shapes them."""
         return self._fetch(change.version.schema, keys) if change.origin is None else change.origin.fetch(keys)
 
-    def _truncate(self, cursor: psycopg2.extensions.cursor, table: TableId) -> None:
+    def truncate(self, cursor: psycopg2.extensions.cursor, table: TableId) -> None:
         """Empty a table; one that foreign keys point to cannot be truncated by itself."""
         cursor.execute(
             "SELECT EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'f' AND confrelid = %s::regclass)",

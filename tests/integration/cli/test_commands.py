@@ -151,8 +151,8 @@ def test_status_tells_positions_lag_rows_load_and_error(run: Run, file: Path, co
     assert (destination["lag_bytes"], destination["lag_ms"]) == (72, 40)
     assert (destination["rows_applied"], destination["rows_loaded"]) == (5, 10)
     assert destination["load"]["tables"]["loading"] == 1
-    assert destination["dead_letters"] is None
-    assert destination["dead_letters_reason"]
+    assert destination["dead_letters"] == 0
+    assert destination["dead_letter_tables"] == []
     with session_scope(engine) as session:
         table_reports.report_table_states(session, row.id, [TableReport(table, "STREAMING")])
         reporting.report_destination_error(

@@ -1,0 +1,197 @@
+"""The dead letters of one destination while its pipeline runs: automatic replays, stock-taking, reports."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+
+from cdc_runner.catalog.dead_letters import DeadLetterCount, QueueState
+from cdc_runner.dead_letter.queue import DeadLetterQueue
+from cdc_runner.dead_letter.replay import Replayer
+from cdc_runner.dead_letter.stock import take_stock
+from cdc_runner.dead_letter.store import LetterStore
+from cdc_runner.destinations.base import Applied, ApplyMode
+from cdc_runner.destinations.postgres import waiting
+from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.postgres.waiting import Selection
+from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.position import Position
+from cdc_runner.schema import TableId
+from cdc_runner.shaping.net import NetChange
+from cdc_runner.spec import PipelineSettings, ResolvedSync
+
+log = structlog.get_logger()
+
+STOCK_SECONDS = 30.0
+PROBE_SECONDS = 15.0
+
+
+class LetterDesk:
+    """Looks after the dead letters of a destination. `tend` runs in the destination's thread, between batches."""
+
+    def __init__(
+        self,
+        destination: PostgresDestination,
+        pipeline: str,
+        queue: DeadLetterQueue,
+        replayer: Replayer,
+        settings: PipelineSettings,
+        *,
+        on_counts: Callable[[list[DeadLetterCount]], None],
+        on_queue: Callable[[QueueState, str | None], None],
+        on_discard: Callable[[str, int, str], None],
+    ) -> None:
+        """Args:
+        destination: opened.
+        pipeline: its pipeline.
+        queue: where the changes are.
+        replayer: replays for the destination.
+        settings: pauses and limits.
+        on_counts: told when what waits has changed.
+        on_queue: told when the state of the queue has changed.
+        on_discard: told of changes that were removed unapplied: table, how many, why.
+        """
+        self.queue = queue
+        self._destination = destination
+        self._pipeline = pipeline
+        self._replayer = replayer
+        self._settings = settings
+        self._on_counts = on_counts
+        self._on_queue = on_queue
+        self._on_discard = on_discard
+        self._lost: Mapping[TableId, int] = {}
+        self._told: list[DeadLetterCount] | None = None
+        self._told_queue: tuple[QueueState, str | None] | None = None
+        self._stocked_at: float | None = None
+        self._replayed_at = time.monotonic()
+        self._superseded = 0
+        self._stopping = threading.Event()
+        # A queue that does not answer takes seconds to say so: it is asked in a thread of its own.
+        self._probe = threading.Thread(target=self._watch_queue, name=f"letters-{destination.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start to watch the queue."""
+        self._probe.start()
+
+    def stop(self) -> None:
+        """End the watch, and close the connection to the queue."""
+        self._stopping.set()
+        if self._probe.is_alive():
+            self._probe.join(1.0)
+        self.queue.store.close()
+
+    def apply(
+        self,
+        segments: Iterable[Sequence[tuple[ResolvedSync, NetChange]]],
+        through: Position,
+        commit_time: float,
+        mode: ApplyMode,
+    ) -> Applied:
+        """Apply a batch to the destination; what must wait goes to the queue. See `Destination.apply`."""
+        if not self._destination.is_open:
+            self._destination.open()
+        return self._destination.apply(segments, through, commit_time, mode=mode, sink=self.queue)
+
+    def require_queue(self) -> None:
+        """Make sure that rows can be put aside.
+
+        Raises:
+            RosettaError: DEAD_LETTER_UNAVAILABLE.
+        """
+        self.queue.store.require_durable()
+
+    def tend(self) -> None:
+        """Take stock and replay what is due, and report. Cheap when nothing waits.
+
+        Raises:
+            RosettaError: destination kinds; the destination must be opened again.
+        """
+        try:
+            self._take_stock()
+            self._replay_due()
+        except RosettaError as error:
+            if error.kind not in (ErrorKind.DEAD_LETTER_UNAVAILABLE, ErrorKind.DEAD_LETTER_FULL):
+                raise
+            log.warning("dead_letters.not_tended", destination=self._destination.name, error=str(error))
+            if not self._destination.is_open:
+                self._destination.open()
+        self._report()
+
+    def _take_stock(self) -> None:
+        now = time.monotonic()
+        if self._stocked_at is not None and (
+            not self._destination.diversion.tables or now - self._stocked_at < STOCK_SECONDS
+        ):
+            return
+        if not self.queue.store.configured:
+            return
+        self._stocked_at = now
+        stock = take_stock(self._destination, self._pipeline, self.queue)
+        self._lost = stock.lost
+
+    def _replay_due(self) -> None:
+        seconds = self._settings.dead_letter_retry_seconds
+        if not seconds or not self._destination.diversion.tables:
+            return
+        if time.monotonic() - self._replayed_at < min(max(1.0, seconds / 10), 60.0):
+            return
+        self._replayed_at = time.monotonic()
+        selection = Selection(retry_seconds=seconds, retries=self._settings.dead_letter_retries)
+        if self._replayer.replay(selection, self._stopping.is_set).keys:
+            self._stocked_at = 0.0
+
+    def _report(self) -> None:
+        diversion = self._destination.diversion
+        if diversion.superseded > self._superseded:
+            count, self._superseded = diversion.superseded - self._superseded, diversion.superseded
+            self._on_discard("of this destination", count, "their tables were emptied by TRUNCATE")
+            self._stocked_at = None
+        counts = [
+            DeadLetterCount(
+                table.source,
+                target,
+                len(table.counts),
+                sum(table.counts.values()),
+                self._lost.get(target, 0),
+                None if table.oldest_at is None else datetime.fromtimestamp(table.oldest_at, UTC),
+            )
+            for target, table in sorted(diversion.tables.items())
+        ]
+        before = self._told or []
+        if self._told is not None and counts == [replace(one, reason=None) for one in before]:
+            return
+        if counts:
+            with self._destination.exclusive() as cursor:
+                reasons = waiting.read_reasons(cursor, self._pipeline)
+            counts = [replace(one, reason=reasons.get(one.target)) for one in counts]
+        self._told = counts
+        self._on_counts(counts)
+
+    def _watch_queue(self) -> None:
+        store = self.queue.store.another()
+        while True:
+            found = probe(store)
+            if found != self._told_queue:
+                self._told_queue = found
+                self._on_queue(*found)
+            if self._stopping.wait(PROBE_SECONDS):
+                store.close()
+                return
+
+
+def probe(store: LetterStore) -> tuple[QueueState, str | None]:
+    """Return whether a queue can be used now, and why not."""
+    if not store.configured:
+        return "NOT_CONFIGURED", None
+    try:
+        found = store.durability()
+    except RosettaError as error:
+        return "UNAVAILABLE", error.message
+    if found.problems:
+        return "NOT_DURABLE", f"Redis at {store.place}: {'; '.join(found.problems)}"
+    return "OK", None

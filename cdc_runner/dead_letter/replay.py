@@ -120,10 +120,14 @@ class Replayer:
     def _round(self, selection: Selection, stopping: Callable[[], bool]) -> ReplayResult:
         result = ReplayResult()
         after = 0
+        through: int | None = None
         while not stopping():
             finished: dict[TableId, dict[str, str]] = {}
             with self._destination.exclusive() as cursor:
-                marks = waiting.read_page(cursor, self._pipeline, selection, after, PAGE_KEYS)
+                if through is None:
+                    # Keys that are stored anew get marks behind those that were there.
+                    through = waiting.last_number(cursor, self._pipeline)
+                marks = waiting.read_page(cursor, self._pipeline, selection, after, PAGE_KEYS, through=through)
                 if not marks:
                     break
                 keys = _by_key(marks)

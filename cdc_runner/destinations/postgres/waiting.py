@@ -271,7 +271,16 @@ class Selection:
     retries: int | None = None
 
 
-def read_page(cursor: Cursor, pipeline: str, selection: Selection, after: int, limit: int) -> list[Mark]:
+def last_number(cursor: Cursor, pipeline: str) -> int:
+    """Return the number of a pipeline's newest mark."""
+    cursor.execute("SELECT coalesce(max(number), 0) FROM _rosetta.waiting_key WHERE pipeline = %s", (pipeline,))
+    row = cursor.fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def read_page(
+    cursor: Cursor, pipeline: str, selection: Selection, after: int, limit: int, *, through: int | None = None
+) -> list[Mark]:
     """Return all marks of the next keys, in order.
 
     Args:
@@ -280,12 +289,16 @@ def read_page(cursor: Cursor, pipeline: str, selection: Selection, after: int, l
         selection: which keys.
         after: number of the first mark of the last key that was seen.
         limit: most keys.
+        through: only keys whose first mark has at most this number.
     """
     where, values = _where(pipeline, selection)
     having: list[object] = [after]
     due = ""
+    if through is not None:
+        due = " AND min(number) <= %s"
+        having.append(through)
     if selection.retry_seconds is not None:
-        due = (
+        due += (
             " AND coalesce(max(last_attempt_at), min(created_at)) < now() - "
             "least(%s * power(2, least(max(attempts), 20)), 21600) * interval '1 second'"
         )

@@ -9,9 +9,11 @@ from cdc_runner.errors import RosettaError
 from rosetta_dagster.assets.overview import overview_spec, pictures_spec
 from rosetta_dagster.assets.snapshot import CatalogSnapshot, current_snapshot, snapshot_of_rows
 from rosetta_dagster.assets.specs import asset_specs
+from rosetta_dagster.checks.dead_letters import build_dead_letter_checks
 from rosetta_dagster.checks.pipelines import build_pipeline_checks
 from rosetta_dagster.checks.reconciliation import build_reconciliation_checks
 from rosetta_dagster.jobs.configuration import CONFIGURATION_JOBS
+from rosetta_dagster.jobs.dead_letters import DEAD_LETTER_JOBS
 from rosetta_dagster.jobs.destinations import DESTINATION_JOBS
 from rosetta_dagster.jobs.notifications import NOTIFICATION_JOBS
 from rosetta_dagster.jobs.pipeline_edit import PIPELINE_EDIT_JOBS
@@ -39,6 +41,7 @@ _JOBS = [
     start_runner,
     stop_runner,
     *PIPELINE_JOBS,
+    *DEAD_LETTER_JOBS,
     *PIPELINE_EDIT_JOBS,
     *SOURCE_JOBS,
     *DESTINATION_JOBS,
@@ -67,7 +70,11 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
     """Return everything that the Dagster pages show of a catalog."""
     return Definitions(
         assets=[*asset_specs(snapshot), overview_spec(snapshot), pictures_spec()],
-        asset_checks=[*build_pipeline_checks(snapshot), *build_reconciliation_checks(snapshot)],
+        asset_checks=[
+            *build_pipeline_checks(snapshot),
+            *build_reconciliation_checks(snapshot),
+            *build_dead_letter_checks(snapshot),
+        ],
         jobs=_JOBS,
         sensors=[
             runner_alive,

@@ -130,7 +130,7 @@ def record_discard(session: Session, pipeline_destination_id: int, table: str, e
     subject = _subject(session, pipeline_destination_id)
     title = f"Dead letters discarded: {subject}, table {table}"
     text = f"{entries} changes were removed from the dead-letter queue without being applied: {why}."
-    record_event(session, "dead_letters_discarded", f"{subject}/{table}", "WARNING", title, text)
+    record_event(session, "dead_letters_discarded", f"{subject}/{table}", "WARNING", title, text, lasting=False)
 
 
 @dataclass(frozen=True, slots=True)

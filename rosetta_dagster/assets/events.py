@@ -89,6 +89,7 @@ def pipeline_metadata(health: PipelineHealth, rows: int, rows_per_second: float 
         "tables": MetadataValue.int(len(health.tables)),
         "tables streaming": MetadataValue.int(sum(table.load_state == "STREAMING" for table in health.tables)),
         "tables in error": MetadataValue.int(sum(table.error is not None for table in health.tables)),
+        "dead letters": MetadataValue.int(sum(table.dead_letters for table in health.tables)),
         "destinations": MetadataValue.table([_stream_record(one) for one in health.streams], _STREAM_COLUMNS),
         "largest tables": MetadataValue.table(_table_records(health.tables), _TABLE_COLUMNS),
     }
@@ -104,6 +105,7 @@ def table_event(table: TableHealth, stream: StreamHealth | None) -> AssetMateria
         "state": MetadataValue.text(table.load_state),
         "rows applied": MetadataValue.int(table.applied_rows),
         "rows loaded": MetadataValue.int(table.loaded_rows),
+        "dead letters": MetadataValue.int(table.dead_letters),
     }
     if stream is not None:
         metadata["applied position"] = MetadataValue.text(format_lsn(stream.applied_lsn))

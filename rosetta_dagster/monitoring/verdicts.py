@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rosetta_dagster.resources.catalog import KEEPS_UP_LAG_MS, RECENT_REPORT_SECONDS, PipelineHealth
+from rosetta_dagster.resources.catalog import KEEPS_UP_LAG_MS, RECENT_REPORT_SECONDS, PipelineHealth, TableHealth
 
 CHECKS: dict[str, str] = {
     "pipeline_runs": "A pipeline that is to run does run, and reports no error.",
     "lag_within_objective": f"Every destination is at most {KEEPS_UP_LAG_MS // 1000} s behind the source.",
     "slot_healthy": "Replication slot and publication are there, and the WAL kept for them is within its limits.",
     "tables_in_step": "No table of the pipeline is in error.",
+    "dead_letters_empty": "No change waits in a dead-letter queue, and the queues can be used.",
 }
 """Name -> what it says. A paused pipeline passes: nobody asked it to do anything."""
 
@@ -33,7 +34,7 @@ class CheckVerdict:
 
 def verdicts(health: PipelineHealth) -> list[CheckVerdict]:
     """Return the outcome of every check of a pipeline."""
-    return [_runs(health), _lag(health), _slot(health), _tables(health)]
+    return [_runs(health), _lag(health), _slot(health), _tables(health), _dead_letters(health)]
 
 
 def _runs(health: PipelineHealth) -> CheckVerdict:
@@ -89,3 +90,42 @@ def _tables(health: PipelineHealth) -> CheckVerdict:
     first = bad[0]
     reason = f"{first.target_schema}.{first.target_table} in {first.destination}: {first.error}"
     return CheckVerdict("tables_in_step", False, reason, numbers=numbers)
+
+
+TABLE_CHECK = "dead_letters_empty"
+
+
+def _dead_letters(health: PipelineHealth) -> CheckVerdict:
+    """Judge all queues of a pipeline: a lost entry is an error, one that waits or a queue out of order a warning."""
+    name = "dead_letters_empty"
+    waiting = [table_letters(table) for table in health.tables if table.dead_letters]
+    numbers: dict[str, int | str] = {
+        "dead letters": sum(table.dead_letters for table in health.tables),
+        "keys waiting": sum(table.dead_letter_keys for table in health.tables),
+        "lost in Redis": sum(table.dead_letters_lost for table in health.tables),
+    }
+    if waiting:
+        worst = min(waiting, key=lambda verdict: verdict.is_warning)
+        return CheckVerdict(name, False, worst.reason, is_warning=worst.is_warning, numbers=numbers)
+    for stream in health.streams:
+        if stream.queue_state in ("UNAVAILABLE", "NOT_DURABLE"):
+            reason = f"{stream.destination}: {stream.queue_problem}"
+            return CheckVerdict(name, False, reason, is_warning=True, numbers=numbers)
+    return CheckVerdict(name, True, "none waits", numbers=numbers)
+
+
+def table_letters(table: TableHealth) -> CheckVerdict:
+    """Judge the dead letters of one table."""
+    numbers: dict[str, int | str] = {
+        "dead letters": table.dead_letters,
+        "keys waiting": table.dead_letter_keys,
+        "lost in Redis": table.dead_letters_lost,
+    }
+    if not table.dead_letters:
+        return CheckVerdict(TABLE_CHECK, True, "none waits", numbers=numbers)
+    lost = f", {table.dead_letters_lost} of them lost in Redis" if table.dead_letters_lost else ""
+    reason = (
+        f"{table.target_schema}.{table.target_table} in {table.destination}: {table.dead_letters} changes of "
+        f"{table.dead_letter_keys} keys wait{lost}: {table.dead_letter_reason or 'no reason was told'}"
+    )
+    return CheckVerdict(TABLE_CHECK, False, reason, is_warning=not table.dead_letters_lost, numbers=numbers)

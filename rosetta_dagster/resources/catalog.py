@@ -109,6 +109,8 @@ class StreamHealth:
     commit_at: datetime | None
     age_seconds: float | None
     error: str | None
+    queue_state: str | None = None
+    queue_problem: str | None = None
 
     @property
     def keeps_up(self) -> bool:
@@ -128,11 +130,13 @@ _STREAMS = text(
            coalesce(o.captured_lsn, 0) AS captured_lsn, coalesce(o.applied_lsn, 0) AS applied_lsn,
            coalesce(o.acknowledged_lsn, 0) AS acknowledged_lsn, o.lag_bytes, o.lag_ms, o.commit_at,
            extract(epoch FROM clock_timestamp() - o.updated_at)::float8 AS age_seconds,
-           CASE WHEN pd.is_error THEN pd.error_message END AS error
+           CASE WHEN pd.is_error THEN pd.error_message END AS error,
+           q.state AS queue_state, q.problem AS queue_problem
     FROM pipelines p
     JOIN pipeline_destinations pd ON pd.pipeline_id = p.id
     JOIN destinations d ON d.id = pd.destination_id
     LEFT JOIN stream_offsets o ON o.pipeline_destination_id = pd.id
+    LEFT JOIN dead_letter_queues q ON q.pipeline_destination_id = pd.id
     ORDER BY p.name, d.name
     """
 )
@@ -153,17 +157,25 @@ class TableHealth:
     applied_rows: int
     snapshot_lsn: int | None
     error: str | None
+    dead_letters: int = 0
+    dead_letter_keys: int = 0
+    dead_letters_lost: int = 0
+    dead_letter_reason: str | None = None
 
 
 _TABLES = text(
     """
     SELECT p.name AS pipeline, d.name AS destination, s.source_schema, s.source_table, s.target_schema, s.target_table,
            s.load_state, s.loaded_rows, s.applied_rows, s.snapshot_lsn,
-           CASE WHEN s.is_error THEN s.error_message WHEN s.load_state = 'ERROR' THEN s.load_state_reason END AS error
+           CASE WHEN s.is_error THEN s.error_message WHEN s.load_state = 'ERROR' THEN s.load_state_reason END AS error,
+           coalesce(l.entries, 0) AS dead_letters, coalesce(l.waiting_keys, 0) AS dead_letter_keys,
+           coalesce(l.lost_entries, 0) AS dead_letters_lost, l.reason AS dead_letter_reason
     FROM pipelines_destination_table_sync s
     JOIN pipeline_destinations pd ON pd.id = s.pipeline_destination_id
     JOIN pipelines p ON p.id = pd.pipeline_id
     JOIN destinations d ON d.id = pd.destination_id
+    LEFT JOIN dead_letter_tables l ON l.pipeline_destination_id = pd.id
+         AND l.target_schema = s.target_schema AND l.target_table = s.target_table
     WHERE s.origin = 'RESOLVED'
     ORDER BY p.name, d.name, s.target_schema, s.target_table
     """

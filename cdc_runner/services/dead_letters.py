@@ -241,11 +241,13 @@ def _desks(engine: Engine, scope: Scope, keyring: Keyring | None) -> Iterator[li
     scope.selection()
     with session_scope(engine) as session:
         spec = load_pipeline(session, get_pipeline(session, scope.pipeline).id, keyring)
-    chosen = [one for one in spec.destinations if scope.destination in (None, one.name)]
-    if not chosen:
+    named = [one for one in spec.destinations if scope.destination in (None, one.name)]
+    if not named:
         raise RosettaError(
             ErrorKind.NOT_FOUND, f"pipeline {spec.name} has no destination {str(scope.destination)[:63]!r}"
         )
+    # Others keep no dead letters here.
+    chosen = [one for one in named if one.type == "postgres"]
     with ExitStack() as cleanup:
         directory = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="rosetta-letters-"))
         store = LetterStore(read_environment().redis_url)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from dagster import RunConfig
 
 from rosetta_dagster.assets.snapshot import snapshot_of_rows
 from rosetta_dagster.control_plane import build_definitions
-from rosetta_dagster.jobs.dead_letters import DEAD_LETTER_JOBS, EntryConfig, PurgeConfig, ReplayConfig
+from rosetta_dagster.jobs.dead_letters import DEAD_LETTER_JOBS, PurgeConfig, ReplayConfig
 from rosetta_dagster.monitoring.verdicts import verdicts
 from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows, read_health
 
@@ -52,4 +51,3 @@ def test_replay_and_purge_are_dry_runs_unless_told_otherwise() -> None:
         "export_dead_letters",
         "purge_dead_letters",
     }
-    assert RunConfig(ops={"inspect_letter": EntryConfig(entry="x")})

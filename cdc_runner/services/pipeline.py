@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.credentials import Keyring
+from cdc_runner.catalog.environment import read_environment
 from cdc_runner.catalog.models import Destination, Pipeline, PipelineMetadata, Source
 from cdc_runner.catalog.pipelines import (
     DesiredStatus,
@@ -21,6 +22,8 @@ from cdc_runner.catalog.pipelines import (
 )
 from cdc_runner.catalog.repositories import get_pipeline, list_pipelines, lock_configuration
 from cdc_runner.connections import classify, connect
+from cdc_runner.dead_letter.queue import DeadLetterQueue
+from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.postgres.state import forget_pipeline
 from cdc_runner.errors import RosettaError
 from cdc_runner.schema import quote_literal
@@ -122,10 +125,28 @@ def remove_pipeline(session: Session, name: str, keyring: Keyring | None = None,
     result = clean_source(session, pipeline.source, keyring, keep=keep_slot)
     for row in pipeline.destinations:
         forget_at_destination(name, row.destination, keyring, result)
+    _forget_dead_letters(pipeline, result)
     session.delete(pipeline)
     session.flush()
     result.removed.insert(0, f"pipeline {name}")
     return result
+
+
+def _forget_dead_letters(pipeline: Pipeline, result: Removal) -> None:
+    """Remove what a pipeline has in Redis, or list it."""
+    store = LetterStore(read_environment().redis_url)
+    if not store.configured:
+        return
+    try:
+        for row in pipeline.destinations:
+            queue = DeadLetterQueue(store, pipeline.name, pipeline.source_id, row.destination_id)
+            count = queue.forget()
+            if count:
+                result.removed.append(f"{count} dead letters for destination {row.destination.name}")
+    except RosettaError as error:
+        result.left_over.append(f"keys dlq:{pipeline.source_id}:* in Redis, if there are any ({error.message})")
+    finally:
+        store.close()
 
 
 def forget_at_destination(name: str, destination: Destination, keyring: Keyring | None, result: Removal) -> None:

@@ -24,8 +24,8 @@ from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.errors import Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
-from cdc_runner.pipeline.fence import FenceKeeper
 from cdc_runner.pipeline.dead_letters import LetterDesk
+from cdc_runner.pipeline.fence import FenceKeeper
 from cdc_runner.pipeline.prepare import Attached
 from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.shaped import Shaper

@@ -8,7 +8,7 @@ after the commit: a replay that died in between finds entries without marks, and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg2.extensions
 import structlog
@@ -22,9 +22,10 @@ from cdc_runner.destinations.postgres import waiting
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.postgres.divert import merge_rows, multiset_rows
 from cdc_runner.destinations.postgres.waiting import Mark, Selection
+from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
-from cdc_runner.shaping.net import NetChange, NetKind
+from cdc_runner.shaping.net import NetChange, NetKind, Origin
 from cdc_runner.spec import ResolvedSync
 
 log = structlog.get_logger()
@@ -214,11 +215,12 @@ class Replayer:
             state = states[first.target]
             if len(whole) == len(key.marks):
                 key.change = fold(whole, state.sync, state.schema)
-            elif first.key is not None:
+            elif first.key is not None and not _is_shaped(state):
                 lost.setdefault(first.target, []).append(key)
             else:
                 result.stuck[str(first.target)] = (
-                    "entries were lost, and the table has no key to read the rows by: load the table again"
+                    "entries were lost, and the table has no key or its sync has a shape, so that the rows cannot be read "
+                    "from the source here: load the table again"
                 )
                 keys.remove(key)
         for target, some in lost.items():
@@ -256,7 +258,26 @@ def _net_changes(keys: Sequence[_Key], states: dict[TableId, TableState]) -> lis
     for key in keys:
         if key.change is not None:
             by_target.setdefault(key.change.sync.target, []).append(key.change)
-    return [(states[target].sync, _net_change(changes)) for target, changes in sorted(by_target.items())]
+    segment = []
+    for target, changes in sorted(by_target.items()):
+        state, change = states[target], _net_change(changes)
+        if _is_shaped(state):
+            change = replace(change, origin=Origin(state.captured_schema, _no_rows))
+        segment.append((state.sync, change))
+    return segment
+
+
+def _is_shaped(state: TableState) -> bool:
+    """Tell whether the target has other columns, rows or values than the source's table."""
+    return state.source_schema is not None or bool(state.shape)
+
+
+def _no_rows(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str | None, ...]]:
+    raise RosettaError(
+        ErrorKind.DESTINATION_SCHEMA,
+        f"{len(keys)} rows of a table whose sync has a shape are neither at the target nor whole in the queue: "
+        "load the table again",
+    )
 
 
 def _net_change(changes: Sequence[RowChange]) -> NetChange:

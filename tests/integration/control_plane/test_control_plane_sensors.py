@@ -216,7 +216,7 @@ def test_checks_are_executed_on_demand(catalog, add_pipeline, instance) -> None:
     resolved = Definitions.merge(definitions, Definitions(jobs=[job])).resolve_job_def("checks")
     result = resolved.execute_in_process(instance=instance)
     outcome = {(one.asset_key.path[-1], one.check_name): one.passed for one in result.get_asset_check_evaluations()}
-    assert len(outcome) == 12
+    assert len(outcome) == 15
     # Nothing listens where the sources should be, so the doctor finds errors, and nothing can be compared.
     assert {key for key, passed in outcome.items() if not passed} == {
         ("slow", "lag_within_objective"), ("shop", DOCTOR), ("slow", DOCTOR),

@@ -219,8 +219,8 @@ class Replayer:
                 lost.setdefault(first.target, []).append(key)
             else:
                 result.stuck[str(first.target)] = (
-                    "entries were lost, and the table has no key or its sync has a shape, so that the rows cannot be read "
-                    "from the source here: load the table again"
+                    "entries were lost, and the table has no key or its sync has a shape, so that its rows cannot be "
+                    "read from the source: load the table again"
                 )
                 keys.remove(key)
         for target, some in lost.items():

@@ -30,7 +30,7 @@ from cdc_runner.spec import ResolvedSync
 
 log = structlog.get_logger()
 
-PAGE_KEYS = 2000
+PAGE_KEYS = 5000
 _PASSES = 5
 """A row that refers to another one is taken once that one is there: so many rounds are made while any helps."""
 
@@ -182,7 +182,9 @@ class Replayer:
             position = Position(max(mark.end_lsn for mark in done))
             waiting.add_marks(cursor, self._pipeline, self._queue.append(stored_anew, position, 0.0), position.lsn)
         if done or noted:
-            waiting.raise_version(cursor, self._pipeline)
+            # Reading all marks again for each page would cost more than the page.
+            diversion.release(cursor, {(mark.target, mark.key_hash) for mark in done})
+        if stored_anew:
             diversion.load(cursor)
         for mark in done:
             finished.setdefault(mark.source, {})[mark.stream_id] = mark.entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import psycopg2.extensions
@@ -149,8 +149,20 @@ class Diversion:
     def take_refused(self) -> dict[tuple[TableId, str], RowChange]:
         """Return what a replay was refused, by target and key; its marks are there already."""
         refused = {(change.sync.target, change.key_hash): change for change in self._pending}
+        for target, key in refused:
+            self.tables[target].counts[key] -= 1
         self._pending.clear()
         return refused
+
+    def release(self, cursor: Cursor, keys: Iterable[tuple[TableId, str]]) -> None:
+        """Let keys flow again whose marks the caller has removed in this transaction."""
+        for target, key in keys:
+            table = self.tables.get(target)
+            if table is not None:
+                table.counts.pop(key, None)
+                if not table.counts:
+                    del self.tables[target]
+        self._version = waiting.raise_version(cursor, self._pipeline)
 
     def flush(self, cursor: Cursor, sink: LetterSink | None, position: Position, commit_time: float) -> None:
         """Store what was put aside, durably in the queue first, then its marks in the caller's transaction.

@@ -41,8 +41,23 @@ class DeadLetterCount:
     reason: str | None = None
 
 
+def is_late(one: DeadLetterCount, alert_age_seconds: float) -> bool:
+    """Tell whether a table's oldest dead letter is older than it should become."""
+    return one.oldest_at is not None and (datetime.now(UTC) - one.oldest_at).total_seconds() > alert_age_seconds
+
+
+def is_nearly_full(one: DeadLetterCount, max_entries: int) -> bool:
+    """Tell whether nine tenths of the dead letters that a table may have are there."""
+    return one.entries * 10 >= max_entries * 9
+
+
 def report_tables(
-    session: Session, pipeline_destination_id: int, counts: Sequence[DeadLetterCount], *, alert_age_seconds: float
+    session: Session,
+    pipeline_destination_id: int,
+    counts: Sequence[DeadLetterCount],
+    *,
+    alert_age_seconds: float,
+    max_entries: int,
 ) -> None:
     """Store the dead letters of a destination, in place of what was stored before, and open or close their events.
 
@@ -51,6 +66,7 @@ def report_tables(
         pipeline_destination_id: the destination of the pipeline.
         counts: tables that have dead letters.
         alert_age_seconds: age of the oldest from which the event is an ERROR.
+        max_entries: most dead letters of a table; near to it the event is an ERROR.
     """
     removed = session.execute(
         delete(DeadLetterTable)
@@ -74,19 +90,23 @@ def report_tables(
                 reason=one.reason,
             )
         )
-        _open_event(session, subject, one, alert_age_seconds)
+        _open_event(session, subject, one, alert_age_seconds, max_entries)
     for schema, table in known - {(one.target.schema, one.target.name) for one in counts}:
         resolve_event(session, "dead_letters", f"{subject}/{schema}.{table}")
 
 
-def _open_event(session: Session, subject: str, one: DeadLetterCount, alert_age_seconds: float) -> None:
-    age = (datetime.now(UTC) - one.oldest_at).total_seconds() if one.oldest_at else 0.0
-    severe = one.lost > 0 or age > alert_age_seconds
+def _open_event(
+    session: Session, subject: str, one: DeadLetterCount, alert_age_seconds: float, max_entries: int
+) -> None:
+    late, full = is_late(one, alert_age_seconds), is_nearly_full(one, max_entries)
+    severe = one.lost > 0 or late or full
     text = f"{one.entries} changes of {one.keys} keys of table {one.target} wait in the dead-letter queue"
     if one.lost:
         text += f"; {one.lost} of them are gone from Redis and will be read from the source"
-    if age > alert_age_seconds:
-        text += f"; the oldest for {timedelta(seconds=round(age))}"
+    if late and one.oldest_at is not None:
+        text += f"; the oldest for {timedelta(seconds=round((datetime.now(UTC) - one.oldest_at).total_seconds()))}"
+    if full:
+        text += f"; beyond {max_entries} (dead_letter_max_entries) the destination waits"
     if one.reason:
         text += f". Reason: {one.reason}"
     title = f"Dead letters: {subject}, table {one.target}"
@@ -100,17 +120,9 @@ def report_queue(
     pipeline_destination_id: int,
     state: QueueState,
     problem: str | None = None,
-    *,
-    parked_batches: int = 0,
-    parked_bytes: int = 0,
 ) -> None:
     """Store whether a destination's queue can be used, and open or close its event."""
-    values = {
-        "state": state,
-        "problem": problem,
-        "parked_batches": parked_batches,
-        "parked_bytes": parked_bytes,
-    }
+    values = {"state": state, "problem": problem}
     session.execute(
         insert(DeadLetterQueueState)
         .values(pipeline_destination_id=pipeline_destination_id, **values)
@@ -133,6 +145,14 @@ def record_discard(session: Session, pipeline_destination_id: int, table: str, e
     record_event(session, "dead_letters_discarded", f"{subject}/{table}", "WARNING", title, text, lasting=False)
 
 
+def record_restart(session: Session, pipeline_destination_id: int, place: str) -> None:
+    """Record that the Redis of a queue was restarted; what it lost by that is counted with the tables."""
+    subject = _subject(session, pipeline_destination_id)
+    title = f"Dead-letter queue of {subject}: Redis was restarted"
+    text = f"Redis at {place} was restarted. What waits was compared with what it still has; losses are told by table."
+    record_event(session, "dead_letter_queue_restarted", subject, "INFO", title, text, lasting=False)
+
+
 @dataclass(frozen=True, slots=True)
 class DestinationLetters:
     """Everything about the dead letters of one destination of a pipeline."""
@@ -141,8 +161,6 @@ class DestinationLetters:
     destination: str
     state: QueueState | None
     problem: str | None
-    parked_batches: int
-    parked_bytes: int
     tables: tuple[DeadLetterCount, ...]
 
     @property
@@ -192,8 +210,6 @@ def read_dead_letters(session: Session) -> dict[int, DestinationLetters]:
             destination,
             None if queue is None else queue.state,  # type: ignore[arg-type]  # CHECK of the table
             None if queue is None else queue.problem,
-            0 if queue is None else queue.parked_batches,
-            0 if queue is None else queue.parked_bytes,
             tuple(tables.get(identifier, ())),
         )
     return found

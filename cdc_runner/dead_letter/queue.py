@@ -8,6 +8,7 @@ entry leaves the stream when the destination has committed it. Nothing is ever t
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,8 @@ class DeadLetterQueue:
         self._source_id = source_id
         self._destination_id = destination_id
         self._max_entries = max_entries
+        # Waiting for the disk is by connection, so that no other thread may use it in between.
+        self._appending = threading.Lock()
 
     def stream(self, source: TableId) -> str:
         """Return the name of a source table's stream."""
@@ -61,15 +64,24 @@ class DeadLetterQueue:
         self.store.require_durable()
         now = time.time()
         entries = [uuid.uuid4().hex for _ in changes]
-        with self.store.client() as client:
+        with self._appending, self.store.client() as client:
             self._check_room(client, changes)
             pipe = client.pipeline(transaction=False)
             for entry, change in zip(entries, changes, strict=True):
                 fields = to_fields(entry, self._pipeline, change, position, commit_time, now)
                 pipe.xadd(self.stream(change.sync.source), fields)
             ids = pipe.execute()
-        self.store.sync()
+            self.store.sync()
         return [StoredLetter(*each) for each in zip(entries, ids, changes, strict=True)]
+
+    def withdraw(self, letters: Sequence[StoredLetter]) -> None:
+        """Remove what was stored for a transaction that was rolled back; see `LetterSink`."""
+        by_source: dict[TableId, dict[str, str]] = {}
+        for one in letters:
+            by_source.setdefault(one.change.sync.source, {})[one.stream_id] = one.entry
+        with self._appending:
+            for source, entries in by_source.items():
+                self.finish(source, entries)
 
     def _check_room(self, client: Any, changes: Sequence[RowChange]) -> None:
         added: dict[TableId, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -29,10 +30,18 @@ class Stock:
     removed: dict[TableId, int] = field(default_factory=dict)
 
 
-def take_stock(destination: PostgresDestination, pipeline: str, queue: DeadLetterQueue) -> Stock:
+def take_stock(
+    destination: PostgresDestination, pipeline: str, queue: DeadLetterQueue, *, thorough: bool = True
+) -> Stock:
     """Remove entries that no mark knows, and count marks whose entries are gone.
 
     Under the lock of the position: nobody appends meanwhile, so that an entry without a mark is nobody's.
+
+    Args:
+        destination: opened.
+        pipeline: its pipeline.
+        queue: its queue.
+        thorough: compare entry by entry even where there are as many as there should be.
 
     Raises:
         RosettaError: the kinds of the destination and of the queue.
@@ -40,6 +49,8 @@ def take_stock(destination: PostgresDestination, pipeline: str, queue: DeadLette
     stock = Stock()
     left_over: dict[TableId, dict[str, str]] = {}
     with destination.exclusive() as cursor:
+        if not thorough and _as_many(waiting.count_by_source(cursor, pipeline), queue):
+            return stock
         marked = waiting.read_entries(cursor, pipeline)
         for source in sorted({*queue.sources(), *(one.source for one in marked.values())}):
             for stream_id, entry in queue.ids(source):
@@ -56,3 +67,7 @@ def take_stock(destination: PostgresDestination, pipeline: str, queue: DeadLette
         counts = {str(table): count for table, count in stock.lost.items()}
         log.warning("dead_letters.stock", lost=counts, removed=sum(stock.removed.values()))
     return stock
+
+
+def _as_many(marks: Mapping[TableId, int], queue: DeadLetterQueue) -> bool:
+    return all(queue.length(source) == marks.get(source, 0) for source in {*queue.sources(), *marks})

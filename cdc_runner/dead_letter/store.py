@@ -28,11 +28,13 @@ class Durability:
         version: of the server.
         problems: why it does not; empty when it does.
         warnings: what is a risk, but no reason to stop.
+        run: name of the server's run; another one after a restart.
     """
 
     version: str
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    run: str = ""
 
 
 class LetterStore:
@@ -131,7 +133,7 @@ class LetterStore:
         if self._url is not None and not self._private():
             warnings.append("it is reached without a password, and not on this machine")
         version = str(info.get("valkey_version") or info.get("redis_version", "?"))
-        return Durability(version, tuple(problems), tuple(warnings))
+        return Durability(version, tuple(problems), tuple(warnings), str(info.get("run_id", "")))
 
     def require_durable(self) -> None:
         """Make sure that the server keeps what it is given.

@@ -102,7 +102,15 @@ class LetterSink(Protocol):
             commit_time: its commit time, seconds since the epoch.
 
         Raises:
-            RosettaError: DEAD_LETTER_UNAVAILABLE; the caller's transaction must not commit.
+            RosettaError: DEAD_LETTER_UNAVAILABLE, DEAD_LETTER_FULL; the caller's transaction must not commit.
+        """
+        ...
+
+    def withdraw(self, letters: Sequence[StoredLetter]) -> None:
+        """Remove what was stored for a transaction that was rolled back.
+
+        Raises:
+            RosettaError: DEAD_LETTER_UNAVAILABLE; they are left over, known to nobody.
         """
         ...
 

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 import structlog
 
-from cdc_runner.catalog.dead_letters import DeadLetterCount, QueueState
+from cdc_runner.catalog.dead_letters import DeadLetterCount, QueueState, is_late, is_nearly_full
+from cdc_runner.catalog.environment import read_environment
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.replay import Replayer
 from cdc_runner.dead_letter.stock import take_stock
@@ -23,12 +24,25 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId
 from cdc_runner.shaping.net import NetChange
-from cdc_runner.spec import PipelineSettings, ResolvedSync
+from cdc_runner.spec import DestinationSpec, PipelineSettings, PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
 
 STOCK_SECONDS = 30.0
+THOROUGH_EVERY = 20
+"""Of so many looks one compares entry by entry; the others compare counts, and go on to entries when those differ."""
 PROBE_SECONDS = 15.0
+
+
+def letter_queue(spec: PipelineSpec, destination: DestinationSpec) -> DeadLetterQueue:
+    """Return the queue of one destination, with a connection of its own."""
+    return DeadLetterQueue(
+        LetterStore(read_environment().redis_url),
+        spec.name,
+        spec.source.id,
+        destination.destination_id,
+        max_entries=spec.settings.dead_letter_max_entries,
+    )
 
 
 class LetterDesk:
@@ -45,6 +59,7 @@ class LetterDesk:
         on_counts: Callable[[list[DeadLetterCount]], None],
         on_queue: Callable[[QueueState, str | None], None],
         on_discard: Callable[[str, int, str], None],
+        on_restart: Callable[[str], None],
     ) -> None:
         """Args:
         destination: opened.
@@ -55,6 +70,7 @@ class LetterDesk:
         on_counts: told when what waits has changed.
         on_queue: told when the state of the queue has changed.
         on_discard: told of changes that were removed unapplied: table, how many, why.
+        on_restart: told of a restart of Redis, by its place.
         """
         self.queue = queue
         self._destination = destination
@@ -64,8 +80,12 @@ class LetterDesk:
         self._on_counts = on_counts
         self._on_queue = on_queue
         self._on_discard = on_discard
+        self._on_restart = on_restart
+        self._looks = 0
+        self._restarted = threading.Event()
         self._lost: Mapping[TableId, int] = {}
         self._told: list[DeadLetterCount] | None = None
+        self._told_standing: list[tuple[bool, bool]] = []
         self._told_queue: tuple[QueueState, str | None] | None = None
         self._stocked_at: float | None = None
         self._replayed_at = time.monotonic()
@@ -124,14 +144,17 @@ class LetterDesk:
 
     def _take_stock(self) -> None:
         now = time.monotonic()
-        if self._stocked_at is not None and (
-            not self._destination.diversion.tables or now - self._stocked_at < STOCK_SECONDS
-        ):
+        at_once = self._stocked_at is None or self._restarted.is_set()
+        waits = bool(self._destination.diversion.tables)
+        if not at_once and (not waits or now - (self._stocked_at or 0.0) < STOCK_SECONDS):
             return
         if not self.queue.store.configured:
             return
         self._stocked_at = now
-        stock = take_stock(self._destination, self._pipeline, self.queue)
+        self._restarted.clear()
+        self._looks += 1
+        thorough = at_once or self._looks % THOROUGH_EVERY == 0
+        stock = take_stock(self._destination, self._pipeline, self.queue, thorough=thorough)
         self._lost = stock.lost
 
     def _replay_due(self) -> None:
@@ -149,7 +172,7 @@ class LetterDesk:
         diversion = self._destination.diversion
         if diversion.superseded > self._superseded:
             count, self._superseded = diversion.superseded - self._superseded, diversion.superseded
-            self._on_discard("of this destination", count, "their tables were emptied by TRUNCATE")
+            self._on_discard("of this destination", count, "their tables were emptied by TRUNCATE or are loaded again")
             self._stocked_at = None
         counts = [
             DeadLetterCount(
@@ -163,35 +186,50 @@ class LetterDesk:
             for target, table in sorted(diversion.tables.items())
         ]
         before = self._told or []
-        if self._told is not None and counts == [replace(one, reason=None) for one in before]:
+        standing = [self._standing(one) for one in counts]
+        same = self._told is not None and counts == [replace(one, reason=None) for one in before]
+        if same and standing == self._told_standing:
             return
         if counts:
             with self._destination.exclusive() as cursor:
                 reasons = waiting.read_reasons(cursor, self._pipeline)
             counts = [replace(one, reason=reasons.get(one.target)) for one in counts]
-        self._told = counts
+        self._told, self._told_standing = counts, standing
         self._on_counts(counts)
+
+    def _standing(self, one: DeadLetterCount) -> tuple[bool, bool]:
+        """Tell whether a table's dead letters are old, and nearly too many: what makes its event an error."""
+        settings = self._settings
+        late = is_late(one, settings.dead_letter_alert_seconds)
+        return late, is_nearly_full(one, settings.dead_letter_max_entries)
 
     def _watch_queue(self) -> None:
         store = self.queue.store.another()
+        known = ""
         while True:
-            found = probe(store)
-            if found != self._told_queue:
-                self._told_queue = found
-                self._on_queue(*found)
+            state, problem, run = probe(store)
+            if run and known and run != known:
+                # What it has is compared with what it should have.
+                log.warning("dead_letters.redis_restarted", place=store.place)
+                self._restarted.set()
+                self._on_restart(store.place)
+            known = run or known
+            if (state, problem) != self._told_queue:
+                self._told_queue = state, problem
+                self._on_queue(state, problem)
             if self._stopping.wait(PROBE_SECONDS):
                 store.close()
                 return
 
 
-def probe(store: LetterStore) -> tuple[QueueState, str | None]:
-    """Return whether a queue can be used now, and why not."""
+def probe(store: LetterStore) -> tuple[QueueState, str | None, str]:
+    """Return whether a queue can be used now, why not, and the name of the server's run when that is known."""
     if not store.configured:
-        return "NOT_CONFIGURED", None
+        return "NOT_CONFIGURED", None, ""
     try:
         found = store.durability()
     except RosettaError as error:
-        return "UNAVAILABLE", error.message
+        return "UNAVAILABLE", error.message, ""
     if found.problems:
-        return "NOT_DURABLE", f"Redis at {store.place}: {'; '.join(found.problems)}"
-    return "OK", None
+        return "NOT_DURABLE", f"Redis at {store.place}: {'; '.join(found.problems)}", found.run
+    return "OK", None, found.run

@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 import structlog
 
 from cdc_runner.capture.publication import SnapshotSlot
+from cdc_runner.dead_letter.queue import DeadLetterQueue
+from cdc_runner.dead_letter.stock import take_stock
 from cdc_runner.destinations.base import Destination, TableLoad
+from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position, format_lsn
@@ -32,6 +35,8 @@ class Attached:
     destination: Destination
     pipeline_destination_id: int
     syncs: list[ResolvedSync]
+    letters: DeadLetterQueue | None = None
+    """Takes the rows that it refuses; None where there is no queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +212,25 @@ def _run_load(
         progress.state(each.pipeline_destination_id, sync, "LOADING", snapshot_lsn, total)
 
     try:
+        if each.letters is not None and isinstance(each.destination, PostgresDestination):
+            _clear_queue(each.destination, spec.name, each.letters)
+            each.destination.load_sink = each.letters
         each.destination.load(spec.source.address, planned, snapshot, stopping=stopping, progress=told)
     except BaseException as error:
         failures.append(error)
+
+
+def _clear_queue(destination: PostgresDestination, pipeline: str, letters: DeadLetterQueue) -> None:
+    """Remove what a load that was killed left in the queue, so that it does not take the room of others."""
+    try:
+        take_stock(destination, pipeline, letters)
+    except RosettaError as error:
+        if error.kind is not ErrorKind.DEAD_LETTER_UNAVAILABLE:
+            raise
+        # The queue is needed only when a row is refused, which then says what is wrong with it.
+        log.warning("load.queue_unavailable", destination=destination.name, error=str(error))
+        if not destination.is_open:
+            destination.open()
 
 
 def _at(load: TableLoad, snapshot: Position) -> TableLoad:

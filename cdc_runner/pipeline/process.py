@@ -17,15 +17,19 @@ from cdc_runner.catalog.database import open_catalog, session_scope
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.catalog.pipelines import desired_status, load_pipeline, set_status
 from cdc_runner.catalog.table_reports import TableReport
+from cdc_runner.dead_letter.queue import DeadLetterQueue
+from cdc_runner.destinations.base import Destination
+from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.registry import destination_type
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
+from cdc_runner.pipeline.dead_letters import letter_queue
 from cdc_runner.pipeline.prepare import Attached, Progress, prepare, wait_for_slot
 from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.source import SourceSession, SourceTables, resolve_syncs
 from cdc_runner.pipeline.stream import Outcome, StreamRun
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId
-from cdc_runner.spec import PipelineSpec, ResolvedSync
+from cdc_runner.spec import DestinationSpec, PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
 
@@ -198,6 +202,7 @@ class PipelineRun:
             wait_for_slot(self._source, self._stopping)
             for each in attached:
                 each.destination.reset()
+                self._report_void(each)
             self._source.drop_slot()
         finally:
             for each in attached:
@@ -206,6 +211,12 @@ class PipelineRun:
         with session_scope(self._catalog) as session:
             set_status(session, self._spec.id, "START")
         log.info("pipeline.refreshed", pipeline=self._spec.name)
+
+    def _report_void(self, each: Attached) -> None:
+        if isinstance(each.destination, PostgresDestination) and each.destination.diversion.superseded:
+            count = each.destination.diversion.superseded
+            why = "the pipeline is copied anew"
+            self._reporter.dead_letters_discarded(each.pipeline_destination_id, "of this destination", count, why)
 
     def _run_once(self) -> Outcome:
         tables = self._source.tables(self._spec.source.tables)
@@ -280,10 +291,16 @@ class PipelineRun:
                 if known is not None:
                     floors.append(known)
                 continue
-            attached.append(Attached(destination, spec.id, syncs))
+            attached.append(Attached(destination, spec.id, syncs, self._letters(spec, destination)))
         if not attached:
             raise failures[0]
         return attached, floors
+
+    def _letters(self, spec: DestinationSpec, destination: Destination) -> DeadLetterQueue | None:
+        if not isinstance(destination, PostgresDestination):
+            return None
+        letters = letter_queue(self._spec, spec)
+        return letters if letters.store.configured else None
 
     def _known_position(self, pipeline_destination_id: int) -> Position | None:
         with session_scope(self._catalog) as session:

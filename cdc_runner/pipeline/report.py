@@ -113,9 +113,12 @@ class Reporter:
 
     def dead_letters(self, pipeline_destination_id: int, counts: Sequence[letters.DeadLetterCount]) -> None:
         """Report what waits in the dead-letter queue."""
-        age = self._spec.settings.dead_letter_alert_seconds
+        settings = self._spec.settings
+        age, most = settings.dead_letter_alert_seconds, settings.dead_letter_max_entries
         self.later(
-            lambda session: letters.report_tables(session, pipeline_destination_id, counts, alert_age_seconds=age)
+            lambda session: letters.report_tables(
+                session, pipeline_destination_id, counts, alert_age_seconds=age, max_entries=most
+            )
         )
 
     def dead_letter_queue(self, pipeline_destination_id: int, state: letters.QueueState, problem: str | None) -> None:
@@ -125,6 +128,10 @@ class Reporter:
     def dead_letters_discarded(self, pipeline_destination_id: int, table: str, entries: int, why: str) -> None:
         """Report dead letters that were removed without being applied."""
         self.later(lambda session: letters.record_discard(session, pipeline_destination_id, table, entries, why))
+
+    def dead_letter_queue_restarted(self, pipeline_destination_id: int, place: str) -> None:
+        """Report that the Redis of the dead-letter queue was restarted."""
+        self.later(lambda session: letters.record_restart(session, pipeline_destination_id, place))
 
     def schema_change(
         self, sync: ResolvedSync, old: TableSchema, new: TableSchema, changes: Sequence[SchemaChange]

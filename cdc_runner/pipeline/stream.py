@@ -17,14 +17,11 @@ from sqlalchemy import Engine
 from cdc_runner.capture.assemble import BatchSettings
 from cdc_runner.capture.base import ChangeStream
 from cdc_runner.capture.registry import SchemaRegistry
-from cdc_runner.catalog.environment import read_environment
-from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.replay import Replayer
-from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.errors import Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
-from cdc_runner.pipeline.dead_letters import LetterDesk
+from cdc_runner.pipeline.dead_letters import LetterDesk, letter_queue
 from cdc_runner.pipeline.fence import FenceKeeper
 from cdc_runner.pipeline.prepare import Attached
 from cdc_runner.pipeline.report import Reporter
@@ -104,14 +101,7 @@ class StreamRun:
             return None
         spec, settings, reporter = self._spec, self._spec.settings, self._reporter
         identifier = each.pipeline_destination_id
-        (destination,) = (one for one in spec.destinations if one.id == identifier)
-        queue = DeadLetterQueue(
-            LetterStore(read_environment().redis_url),
-            spec.name,
-            spec.source.id,
-            destination.destination_id,
-            max_entries=settings.dead_letter_max_entries,
-        )
+        queue = letter_queue(spec, next(one for one in spec.destinations if one.id == identifier))
         fetch = self._session("dead letters").fetch
         return LetterDesk(
             each.destination,
@@ -122,6 +112,7 @@ class StreamRun:
             on_counts=partial(reporter.dead_letters, identifier),
             on_queue=partial(reporter.dead_letter_queue, identifier),
             on_discard=partial(reporter.dead_letters_discarded, identifier),
+            on_restart=partial(reporter.dead_letter_queue_restarted, identifier),
         )
 
     def run(self) -> Outcome:

@@ -393,6 +393,12 @@ def _tell_catalog(engine: Engine, desk: _Desk) -> None:
         )
         for target, table in sorted(desk.destination.diversion.tables.items())
     ]
-    age = desk.spec.settings.dead_letter_alert_seconds
+    settings = desk.spec.settings
     with session_scope(engine) as session:
-        report_tables(session, desk.destination_spec.id, counts, alert_age_seconds=age)
+        report_tables(
+            session,
+            desk.destination_spec.id,
+            counts,
+            alert_age_seconds=settings.dead_letter_alert_seconds,
+            max_entries=settings.dead_letter_max_entries,
+        )

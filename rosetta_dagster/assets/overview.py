@@ -17,6 +17,7 @@ from rosetta_dagster.resources.catalog import PipelineHealth
 OVERVIEW_KEY = AssetKey(["overview"])
 PICTURES_KEY = AssetKey(["overview_pictures"])
 _LISTED_PIPELINES = 100
+_LISTED_TABLES = 20
 
 Cell = str | int | float | bool
 
@@ -78,11 +79,14 @@ def overview_event(
             ("monitor", "last run s ago", "error"),
             [(one.name, round(one.age_seconds), one.error or "") for one in overview.monitors],
         ),
+        "dead letters": MetadataValue.int(sum(table.dead_letters for one in health for table in one.tables)),
         "open notifications": MetadataValue.int(overview.open_notifications),
         "pictures": MetadataValue.asset(PICTURES_KEY),
         "jobs": _links(),
     }
     metadata |= _numbers(overview)
+    if waiting := _dead_letters(health):
+        metadata["dead letters by table"] = waiting
     if known:
         metadata["rows per second"] = MetadataValue.float(round(sum(known), 2))
     lags = [one.worst_lag_ms for one in health if one.worst_lag_ms is not None]
@@ -92,6 +96,25 @@ def overview_event(
     if kept:
         metadata["most slot WAL bytes"] = MetadataValue.int(max(kept))
     return AssetMaterialization(asset_key=OVERVIEW_KEY, description=line, metadata=metadata)
+
+
+def _dead_letters(health: Sequence[PipelineHealth]) -> MetadataValue | None:
+    """Return the tables of which changes wait, those with most first; None when none waits."""
+    tables = sorted(
+        (table for one in health for table in one.tables if table.dead_letters), key=lambda table: -table.dead_letters
+    )
+    rows = [
+        (
+            f"{table.pipeline}/{table.destination}",
+            f"{table.target_schema}.{table.target_table}",
+            table.dead_letters,
+            table.dead_letter_keys,
+            table.dead_letters_lost,
+            table.dead_letter_reason or "",
+        )
+        for table in tables[:_LISTED_TABLES]
+    ]
+    return _table(("pipeline", "table", "changes", "keys", "lost in Redis", "reason"), rows) if rows else None
 
 
 def _by_state(health: Sequence[PipelineHealth]) -> str:

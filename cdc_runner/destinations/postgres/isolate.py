@@ -25,11 +25,12 @@ OnRefused = Callable[[ResolvedSync, NetChange, int, Refusal], None]
 """Told of a refused row: sync, net change, place of the row in it, reason."""
 
 UNIQUE_VIOLATION = "23505"
+_ROW_CLASSES = ("21", "22", "23", "38", "39", "44", "P0")
 
 # The classes are those of errors that a row causes; anything else (a lost connection, a full disk, a deadlock) is no
 # property of a row, and is raised again.
 _FUNCTION = """
-CREATE FUNCTION pg_temp.rosetta_isolate(steps text[], low bigint, high bigint,
+CREATE OR REPLACE FUNCTION pg_temp.rosetta_isolate(steps text[], low bigint, high bigint,
     OUT place bigint, OUT state text, OUT message text, OUT schema_ text, OUT table_ text, OUT column_ text,
     OUT constraint_ text, OUT type_ text)
 RETURNS SETOF record LANGUAGE plpgsql AS $body$
@@ -67,6 +68,40 @@ END $body$
 """
 
 
+def is_row_error(sqlstate: str | None) -> bool:
+    """Tell whether an error may be one of a row, so that the search above makes sense."""
+    return sqlstate is not None and (sqlstate[:2] in _ROW_CLASSES or sqlstate == "54000")
+
+
+class RowSearch:
+    """Runs statements over numbered rows of a session, all but those that are refused."""
+
+    def __init__(self) -> None:
+        self._has_function = False
+
+    def forget_session(self) -> None:
+        """The session is gone, and what it had with it."""
+        self._has_function = False
+
+    def run(self, cursor: Cursor, steps: Sequence[str], low: int, high: int) -> dict[int, Refusal]:
+        """Run the statements over rows `low` to `high`; return the rows that are refused, with the reason.
+
+        Args:
+            cursor: of the caller's transaction.
+            steps: statements with the bounds of a range as parameters.
+            low: number of the first row.
+            high: number of the last row.
+        """
+        if not self._has_function:
+            cursor.execute(_FUNCTION)
+            self._has_function = True
+        cursor.execute("SELECT * FROM pg_temp.rosetta_isolate(%s, %s, %s)", (list(steps), low, high))
+        return {
+            place: Refusal(state, refusal_text(state, message, names))
+            for place, state, message, *names in cursor.fetchall()
+        }
+
+
 class IsolatingWriter:
     """Writes net changes like `TableWriter`, but passes over the rows that the target refuses, and tells of them.
 
@@ -83,12 +118,12 @@ class IsolatingWriter:
         self._encoder = encoder
         self._on_refused = on_refused
         self._made: set[str] = set()
-        self._has_function = False
+        self._rows = RowSearch()
 
     def forget_session(self) -> None:
         """The session is gone, and what it had with it."""
         self._made.clear()
-        self._has_function = False
+        self._rows.forget_session()
 
     def stage(self, cursor: Cursor, sync: ResolvedSync, change: NetChange) -> str:
         """Copy the rows, numbered, into a temporary table; return its name."""
@@ -112,7 +147,7 @@ class IsolatingWriter:
         if change.kind is NetKind.MERGE:
             # A key that the target's type does not take would make every statement fail that looks at it.
             keys = ", ".join(f"(s.c{place}::{target.shape.types[place]})::text" for place in target.shape.key)
-            self._run(cursor, sync, change, name, [f"SELECT count(concat({keys})) FROM {_range(name)} s"])
+            self._run(cursor, sync, change, name, [f"SELECT count(concat({keys})) FROM {numbered(name)} s"])
         return name
 
     def take_away(self, cursor: Cursor, sync: ResolvedSync, change: NetChange, staging: str) -> None:
@@ -125,9 +160,9 @@ class IsolatingWriter:
         if not change.deletes or change.rows.num_rows == 0:
             return
         if change.kind is NetKind.MERGE:
-            self._run(cursor, sync, change, staging, [statements.delete_keys(shape, _range(staging))])
+            self._run(cursor, sync, change, staging, [statements.delete_keys(shape, numbered(staging))])
         elif change.kind is NetKind.MULTISET:
-            self._run(cursor, sync, change, staging, [statements.delete_multiset(shape, _range(staging))])
+            self._run(cursor, sync, change, staging, [statements.delete_multiset(shape, numbered(staging))])
 
     def put(self, cursor: Cursor, sync: ResolvedSync, change: NetChange, staging: str, *, careful: bool = True) -> None:
         """Write the staged rows that the target is to hold; always in the careful way."""
@@ -135,14 +170,14 @@ class IsolatingWriter:
             return
         shape = self._shape(sync, change)
         if change.kind is NetKind.MULTISET:
-            self._run(cursor, sync, change, staging, [statements.insert_multiset(shape, _range(staging))])
+            self._run(cursor, sync, change, staging, [statements.insert_multiset(shape, numbered(staging))])
             return
         if change.partial:
             self._writer.fetch_missing(cursor, shape, change, staging)
             cursor.execute(statements.complete_partial(shape, staging))
         steps = [
-            statements.delete_upserted(shape, _range(staging)),
-            statements.upsert(shape, _range(staging), partial=False),
+            statements.delete_upserted(shape, numbered(staging)),
+            statements.upsert(shape, numbered(staging), partial=False),
         ]
         refused = self._search(cursor, steps, staging)
         # Unique values that change places between rows are refused when the rows come in different halves: those rows
@@ -179,7 +214,7 @@ class IsolatingWriter:
             "WHERE s.r = n.place",
             (list(places),),
         )
-        found = self._bisect(cursor, steps, -len(places), -1)
+        found = self._rows.run(cursor, steps, -len(places), -1)
         cursor.execute(
             f"UPDATE {staging} s SET r = n.place FROM unnest(%s::bigint[]) WITH ORDINALITY n(place, number) "
             "WHERE s.r = -n.number",
@@ -192,19 +227,9 @@ class IsolatingWriter:
         row = cursor.fetchone()
         if row is None or row[0] is None:
             return {}
-        return self._bisect(cursor, steps, row[0], row[1])
-
-    def _bisect(self, cursor: Cursor, steps: Sequence[str], low: int, high: int) -> dict[int, Refusal]:
-        if not self._has_function:
-            cursor.execute(_FUNCTION)
-            self._has_function = True
-        cursor.execute("SELECT * FROM pg_temp.rosetta_isolate(%s, %s, %s)", (list(steps), low, high))
-        return {
-            place: Refusal(state, refusal_text(state, message, names))
-            for place, state, message, *names in cursor.fetchall()
-        }
+        return self._rows.run(cursor, steps, row[0], row[1])
 
 
-def _range(staging: str) -> str:
+def numbered(staging: str) -> str:
     """Return the rows of a range as a table; the bounds are the statement's parameters."""
     return f"(SELECT * FROM {staging} WHERE r BETWEEN $1 AND $2)"

@@ -17,7 +17,10 @@ from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.base import LoadChunk, TableLoad
 from cdc_runner.destinations.chunks import TableRewrittenError, page_range
+from cdc_runner.destinations.letters import LetterSink
 from cdc_runner.destinations.postgres import ddl, state, statements, types
+from cdc_runner.destinations.postgres.isolate import is_row_error
+from cdc_runner.destinations.postgres.load_refused import RefusedLoad
 from cdc_runner.destinations.postgres.statements import TargetShape
 from cdc_runner.schema import TableId
 from cdc_runner.shaping.mask import CopyMasker, MaskedFile
@@ -97,17 +100,23 @@ class InitialLoad:
     ) -> None:
         reader = writer = None
         try:
-            reader = connect(self._source, application_name=f"rosetta {self._pipeline} load")
-            reader.set_session(isolation_level="REPEATABLE READ", readonly=True)
-            with reader.cursor() as cursor:
-                cursor.execute(self._snapshot.import_statement())
+            reader = self._reader()
             writer = self._destination.connect_writer()
             while not self._stopping.is_set() and self._failure is None:
                 try:
                     load, chunk = work.get_nowait()
                 except queue.Empty:
                     return
-                rows = self._copy(reader, writer, load, chunk)
+                try:
+                    rows = self._copy(reader, writer, load, chunk)
+                except psycopg2.Error as error:
+                    sink = self._destination.load_sink
+                    if sink is None or not is_row_error(error.pgcode):
+                        raise
+                    # The copy out was cut off, and with it the session that reads.
+                    reader.close()
+                    reader = self._reader()
+                    rows = self._copy_without_refused(reader, writer, load, chunk, sink)
                 self._progress(load.state.sync, rows)
                 with lock:
                     left[load.state.sync.target] -= 1
@@ -121,6 +130,19 @@ class InitialLoad:
                 if connection is not None:
                     connection.close()
 
+    def _reader(self) -> psycopg2.extensions.connection:
+        """Return a session of the source that sees the snapshot."""
+        reader = connect(self._source, application_name=f"rosetta {self._pipeline} load")
+        reader.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        with reader.cursor() as cursor:
+            cursor.execute(self._snapshot.import_statement())
+        return reader
+
+    def _shape(self, load: TableLoad) -> TargetShape:
+        schema = load.state.schema
+        column_types = [types.target_type(one, self._destination.map_schema) for one in schema.stream_columns]
+        return TargetShape.of(load.state.sync.target, schema, column_types)
+
     def _copy(
         self,
         reader: psycopg2.extensions.connection,
@@ -128,14 +150,8 @@ class InitialLoad:
         load: TableLoad,
         chunk: LoadChunk,
     ) -> int:
-        schema, target = load.state.schema, load.state.sync.target
-        column_types = [types.target_type(one, self._destination.map_schema) for one in schema.stream_columns]
-        shape = TargetShape.of(target, schema, column_types)
-        columns = shape.names()
-        plan = load.plan
-        listed, condition = (columns, None) if plan is None else (plan.select_list(), plan.filter)
-        select = f"SELECT {listed} FROM ONLY {chunk.relation.quoted}" + page_range(chunk, condition)
-        mask = None if plan is None else plan.copy_masker()
+        target, shape = load.state.sync.target, self._shape(load)
+        copy_out, mask = _copy_out(load, chunk, shape), None if load.plan is None else load.plan.copy_masker()
         with writer, writer.cursor() as cursor:
             if load.resumed and shape.key:
                 staging = "pg_temp.rosetta_load"
@@ -143,15 +159,42 @@ class InitialLoad:
                 cursor.execute(statements.create_staging(NetKind.MERGE, shape, staging))
                 cursor.execute(f"ALTER TABLE {staging} ALTER d SET DEFAULT false")
                 places = ", ".join(f"c{place}" for place in shape.written)
-                _pipe(reader, f"COPY ({select}) TO STDOUT", cursor, f"COPY {staging} ({places}) FROM STDIN", mask)
+                _pipe(reader, copy_out, cursor, f"COPY {staging} ({places}) FROM STDIN", mask)
                 rows = cursor.rowcount
                 cursor.execute(statements.upsert(shape, staging, partial=False))
             else:
-                copy_in = f"COPY {target.quoted} ({columns}) FROM STDIN"
-                _pipe(reader, f"COPY ({select}) TO STDOUT", cursor, copy_in, mask)
+                _pipe(reader, copy_out, cursor, f"COPY {target.quoted} ({shape.names()}) FROM STDIN", mask)
                 rows = cursor.rowcount
             self._check_not_rewritten(reader, chunk)
             state.finish_chunk(cursor, self._pipeline, self._destination.epoch, target, chunk, rows)
+        return rows
+
+    def _copy_without_refused(
+        self,
+        reader: psycopg2.extensions.connection,
+        writer: psycopg2.extensions.connection,
+        load: TableLoad,
+        chunk: LoadChunk,
+        sink: LetterSink,
+    ) -> int:
+        """Copy a chunk of which rows are refused: those go to the dead letters."""
+        target, shape, mask = load.state.sync.target, self._shape(load), load.plan and load.plan.copy_masker()
+        refused = RefusedLoad(self._pipeline, sink, self._settings.dead_letter_max_entries)
+        try:
+            with writer, writer.cursor() as cursor:
+                rows = refused.write(
+                    cursor,
+                    load,
+                    shape,
+                    lambda copy_in: _pipe(reader, _copy_out(load, chunk, shape), cursor, copy_in, mask),
+                    lambda: state.lock_position(cursor, self._pipeline, self._destination.epoch),
+                )
+                self._check_not_rewritten(reader, chunk)
+                state.finish_chunk(cursor, self._pipeline, self._destination.epoch, target, chunk, rows)
+        except BaseException:
+            refused.withdraw()
+            raise
+        log.warning("load.rows_refused", table=str(target), chunk=chunk.number, rows=len(refused.stored))
         return rows
 
     def _check_not_rewritten(self, reader: psycopg2.extensions.connection, chunk: LoadChunk) -> None:
@@ -181,6 +224,13 @@ class InitialLoad:
         finally:
             connection.close()
         log.info("load.table_ready", table=str(target))
+
+
+def _copy_out(load: TableLoad, chunk: LoadChunk, shape: TargetShape) -> str:
+    """Return the statement that reads a chunk's rows at the source."""
+    plan = load.plan
+    listed, condition = (shape.names(), None) if plan is None else (plan.select_list(), plan.filter)
+    return f"COPY (SELECT {listed} FROM ONLY {chunk.relation.quoted}{page_range(chunk, condition)}) TO STDOUT"
 
 
 def _pipe(

@@ -9,7 +9,7 @@ import psycopg2.extensions
 
 from cdc_runner.destinations.base import TableLoad, TableState
 from cdc_runner.destinations.chunks import plan_chunks
-from cdc_runner.destinations.postgres import check, ddl, state, target_table, types
+from cdc_runner.destinations.postgres import check, ddl, state, target_table, types, waiting
 from cdc_runner.destinations.postgres.type_names import SchemaMap
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
@@ -71,6 +71,8 @@ class LoadPlanner:
                 ddl.add_key(session, sync.target, schema)
                 return TableLoad(known, chunks, resumed=True, plan=shape)
             if known is not None:
+                # So does what waits of an earlier load.
+                waiting.forget_target(cursor, pipeline, sync.target)
                 # What a former shape let through must not stay.
                 drop_columns = self._settings.drop_columns or not same_shape
                 _empty_target(session, self._map_schema, known, schema, drop_columns=drop_columns)

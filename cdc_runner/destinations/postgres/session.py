@@ -13,6 +13,7 @@ import structlog
 
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.base import RowFetcher, SchemaListener, TableState
+from cdc_runner.destinations.letters import LetterSink
 from cdc_runner.destinations.postgres import state, waiting
 from cdc_runner.destinations.postgres.divert import Diversion
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
@@ -68,6 +69,8 @@ class PostgresSession:
         self._writer = TableWriter(self._encoder, fetch, self.map_schema)
         self._order: list[TableId] | None = None
         self.diversion = Diversion(pipeline, fetch)
+        self.load_sink: LetterSink | None = None
+        """Takes the rows that are refused during a load; without it such a row stops the load."""
         self._isolating = IsolatingWriter(self._writer, self._encoder, self.diversion.refuse)
 
     # -- session -----------------------------------------------------------------------------------------------------
@@ -188,7 +191,7 @@ class PostgresSession:
         with self._session() as connection, connection.cursor() as cursor:
             state.lock_position(cursor, self._pipeline, self.epoch)
             state.forget_chunks(cursor, self._pipeline, target)
-            waiting.forget_target(cursor, self._pipeline, target)
+            self.diversion.superseded += waiting.forget_target(cursor, self._pipeline, target)
             self.remember(cursor, replace(self._states[target], ready=False))
             self.diversion.load(cursor)
 
@@ -197,7 +200,7 @@ class PostgresSession:
         with self._session() as connection, connection.cursor() as cursor:
             state.lock_position(cursor, self._pipeline, self.epoch)
             state.reset_pipeline(cursor, self._pipeline)
-            waiting.forget_pipeline(cursor, self._pipeline)
+            self.diversion.superseded += waiting.forget_pipeline(cursor, self._pipeline)
         self.reload_states()
 
     def reload_states(self) -> None:

@@ -344,6 +344,15 @@ def count(cursor: Cursor, pipeline: str, selection: Selection) -> tuple[int, int
     return int(row[0]), int(row[1])
 
 
+def count_by_source(cursor: Cursor, pipeline: str) -> dict[TableId, int]:
+    """Return how many changes of each source table wait."""
+    cursor.execute(
+        "SELECT source_schema, source_table, count(*) FROM _rosetta.waiting_key WHERE pipeline = %s GROUP BY 1, 2",
+        (pipeline,),
+    )
+    return {TableId(row[0], row[1]): int(row[2]) for row in cursor.fetchall()}
+
+
 @dataclass(frozen=True, slots=True)
 class MarkedEntry:
     """The tables of a marked entry."""

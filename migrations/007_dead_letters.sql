@@ -20,8 +20,6 @@ CREATE TABLE dead_letter_queues (
     pipeline_destination_id bigint PRIMARY KEY REFERENCES pipeline_destinations (id) ON DELETE CASCADE,
     state                   text NOT NULL,
     problem                 text,
-    parked_batches          bigint NOT NULL DEFAULT 0,
-    parked_bytes            bigint NOT NULL DEFAULT 0,
     updated_at              timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT dead_letter_queues_state_check CHECK (state IN ('OK', 'NOT_CONFIGURED', 'UNAVAILABLE', 'NOT_DURABLE')),
     CONSTRAINT dead_letter_queues_problem_check CHECK (state IN ('OK', 'NOT_CONFIGURED') OR problem IS NOT NULL)

@@ -58,6 +58,7 @@ class ErrorKind(StrEnum):
     DESTINATION_FULL = "destination_full"
     DEAD_LETTER_UNAVAILABLE = "dead_letter_unavailable"
     DEAD_LETTER_FULL = "dead_letter_full"
+    PARKED_LOST = "parked_lost"
     FENCED = "fenced"
     LEASE_HELD = "lease_held"
     SPILL_FAILED = "spill_failed"
@@ -149,6 +150,10 @@ POLICIES: dict[ErrorKind, Policy] = {
         Reaction.RETRY,
         "Replay or purge dead letters (`rosetta dlq list`), or raise dead_letter_max_entries; the destination goes on "
         "by itself.",
+    ),
+    ErrorKind.PARKED_LOST: Policy(
+        Reaction.PAUSE,
+        "Changes are missing that the slot does not have any more: run `rosetta pipeline refresh`.",
     ),
     ErrorKind.DESTINATION_FULL: Policy(Reaction.RETRY, "Free disk space at the destination."),
     ErrorKind.FENCED: Policy(Reaction.RETRY, "A newer runner has taken over this pipeline; nothing needs doing."),

@@ -288,6 +288,9 @@ class PipelineSettings:
         dead_letter_retry_seconds: pause before a dead letter is tried again by itself; 0 leaves it to a person.
         dead_letter_retries: most such attempts.
         dead_letter_alert_seconds: age of a dead letter from which its event is an error.
+        park_after_seconds: how long a destination must be away before its changes are parked in Redis, so that the
+            slot may pass them; 0 never parks.
+        park_max_megabytes: most that is parked for a destination; beyond it the slot waits.
     """
 
     batch_max_rows: int = 250_000
@@ -305,6 +308,8 @@ class PipelineSettings:
     dead_letter_retry_seconds: float = 300.0
     dead_letter_retries: int = 10
     dead_letter_alert_seconds: float = 86_400.0
+    park_after_seconds: float = 0.0
+    park_max_megabytes: int = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,39 @@ def report_queue(
         record_event(session, "dead_letter_queue", subject, "WARNING", title, text)
 
 
+def report_parked(session: Session, pipeline_destination_id: int, batches: int, size: int) -> None:
+    """Store how much is parked for a destination that is away, and open or close its event.
+
+    Args:
+        session: of the caller.
+        pipeline_destination_id: the destination of the pipeline.
+        batches: how many batches.
+        size: their bytes in Redis.
+    """
+    values = {"parked_batches": batches, "parked_bytes": size}
+    session.execute(
+        insert(DeadLetterQueueState)
+        .values(pipeline_destination_id=pipeline_destination_id, state="OK", **values)
+        .on_conflict_do_update(index_elements=[DeadLetterQueueState.pipeline_destination_id], set_=values)
+    )
+    subject = _subject(session, pipeline_destination_id)
+    if not batches:
+        resolve_event(session, "destination_parked", subject)
+        return
+    title = f"Changes for {subject} are parked in Redis"
+    text = (
+        f"The destination is away: {batches} batches ({size / 1048576:.1f} MB) wait in Redis, and the slot has passed "
+        "them. Redis must keep them until the destination is back; they are then applied in order."
+    )
+    record_event(session, "destination_parked", subject, "WARNING", title, text)
+
+
+def parked_batches(session: Session, pipeline_destination_id: int) -> int:
+    """Return how many batches were parked for a destination when its pipeline told last."""
+    row = session.get(DeadLetterQueueState, pipeline_destination_id)
+    return 0 if row is None else row.parked_batches
+
+
 def record_discard(session: Session, pipeline_destination_id: int, table: str, entries: int, why: str) -> None:
     """Record that entries were removed without being applied: never silently."""
     subject = _subject(session, pipeline_destination_id)
@@ -161,6 +194,8 @@ class DestinationLetters:
     destination: str
     state: QueueState | None
     problem: str | None
+    parked_batches: int
+    parked_bytes: int
     tables: tuple[DeadLetterCount, ...]
 
     @property
@@ -210,6 +245,8 @@ def read_dead_letters(session: Session) -> dict[int, DestinationLetters]:
             destination,
             None if queue is None else queue.state,  # type: ignore[arg-type]  # CHECK of the table
             None if queue is None else queue.problem,
+            0 if queue is None else queue.parked_batches,
+            0 if queue is None else queue.parked_bytes,
             tuple(tables.get(identifier, ())),
         )
     return found

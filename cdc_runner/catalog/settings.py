@@ -150,6 +150,12 @@ _DEFINITIONS = (
     SettingDefinition("dead_letter_alert_seconds", "number", _P.dead_letter_alert_seconds,
                       "Age of a dead letter from which its event is an error.", "seconds",
                       1, 31_536_000, pipeline=True),
+    SettingDefinition("park_after_seconds", "number", _P.park_after_seconds,
+                      "How long a destination must be away before its changes are parked in Redis, so that the slot "
+                      "may pass them; 0 never parks.", "seconds", 0, 86_400, pipeline=True),
+    SettingDefinition("park_max_megabytes", "integer", _P.park_max_megabytes,
+                      "Most that is parked in Redis for a destination; beyond it the slot waits.", "MB",
+                      1, 1_000_000, pipeline=True),
     SettingDefinition("wal_warning_megabytes", "integer", 3000,
                       "WAL kept for a slot above which a source is shown as WARNING.", "MB", 1, 10_000_000),
     SettingDefinition("wal_error_megabytes", "integer", 6000,

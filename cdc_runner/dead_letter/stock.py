@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import structlog
 
+from cdc_runner.catalog.dead_letters import DeadLetterCount
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.destinations.postgres import waiting
 from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.postgres.waiting import WaitingTable
 from cdc_runner.schema import TableId
 
 log = structlog.get_logger()
@@ -71,3 +74,27 @@ def take_stock(
 
 def _as_many(marks: Mapping[TableId, int], queue: DeadLetterQueue) -> bool:
     return all(queue.length(source) == marks.get(source, 0) for source in {*queue.sources(), *marks})
+
+
+def count_waiting(
+    tables: Mapping[TableId, WaitingTable], lost: Mapping[TableId, int], reasons: Mapping[TableId, str]
+) -> list[DeadLetterCount]:
+    """Return what waits, a target table, as it is reported.
+
+    Args:
+        tables: the waiting keys, by target.
+        lost: changes that the queue does not have any more, by target.
+        reasons: why the first change was refused, by target.
+    """
+    return [
+        DeadLetterCount(
+            table.source,
+            target,
+            len(table.counts),
+            sum(table.counts.values()),
+            lost.get(target, 0),
+            None if table.oldest_at is None else datetime.fromtimestamp(table.oldest_at, UTC),
+            reasons.get(target),
+        )
+        for target, table in sorted(tables.items())
+    ]

@@ -43,11 +43,13 @@ class LetterStore:
     Errors never hold the URL's password: only host and port are named.
     """
 
-    def __init__(self, url: SecretStr | None) -> None:
+    def __init__(self, url: SecretStr | None, *, binary: bool = False) -> None:
         """Args:
         url: `redis://…` or `rediss://…`; None when REDIS_URL is not set.
+        binary: what is read is bytes, not text.
         """
         self._url = url
+        self._binary = binary
         self._client: redis.Redis | None = None
         self._syncs = True
 
@@ -64,7 +66,7 @@ class LetterStore:
 
     def another(self) -> LetterStore:
         """Return a further connection to the same server, for another thread."""
-        return LetterStore(self._url)
+        return LetterStore(self._url, binary=self._binary)
 
     @property
     def configured(self) -> bool:
@@ -84,7 +86,7 @@ class LetterStore:
             if self._client is None:
                 self._client = redis.Redis.from_url(
                     self._url.get_secret_value(),
-                    decode_responses=True,
+                    decode_responses=not self._binary,
                     encoding_errors="surrogatepass",
                     socket_timeout=TIMEOUT_SECONDS + SYNC_TIMEOUT_MS / 1000,
                     socket_connect_timeout=TIMEOUT_SECONDS,
@@ -115,7 +117,8 @@ class LetterStore:
         with self.client() as client:
             info = client.info("everything")
             try:
-                fsync = client.config_get("appendfsync").get("appendfsync")
+                found = list(client.config_get("appendfsync").values())
+                fsync = found[0].decode() if found and isinstance(found[0], bytes) else next(iter(found), None)
             except ResponseError:
                 fsync = None  # servers of others often do not tell
         problems, warnings = [], []

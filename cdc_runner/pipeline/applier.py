@@ -6,14 +6,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import structlog
 
 from cdc_runner.destinations.base import Applied, ApplyMode, Destination, ReloadNeeded
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
+from cdc_runner.pipeline.batch import ApplyStatus, FencePoint, ShapedBatch
 from cdc_runner.pipeline.dead_letters import LetterDesk
+from cdc_runner.pipeline.parking import Parking, ReadyBatch
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.net import NetChange
@@ -31,54 +32,6 @@ WARY_SECONDS = 60.0
 """After a refused row, batches are applied with the search for more for so long: a failed attempt costs a session."""
 TEND_SECONDS = 1.0
 _BACK_OFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-
-
-@dataclass(frozen=True, slots=True)
-class ShapedBatch:
-    """A batch as net changes a source table; shared by the destinations.
-
-    Attributes:
-        last: position of its last transaction.
-        commit_time: that transaction's commit time at the source, seconds since the epoch.
-        events: row events in it.
-        segments: yields the net changes segment by segment; may be called again until `release`.
-        event_segments: likewise every event, for destinations that take those.
-        release: tells that this destination needs it no more.
-    """
-
-    last: Position
-    commit_time: float
-    events: int
-    segments: Callable[[], Iterator[Sequence[NetChange]]]
-    event_segments: Callable[[], Iterator[Sequence[NetChange]]]
-    release: Callable[[], None]
-
-
-@dataclass(slots=True)
-class ApplyStatus:
-    """What a destination's thread is doing, for reports."""
-
-    position: Position
-    commit_time: float = 0.0
-    lag_ms: int | None = None
-    applied_at: float = 0.0
-    batches: int = 0
-    events: int = 0
-    error: RosettaError | None = None
-    detached: bool = False
-
-
-class FencePoint(Protocol):
-    """A position at which the destination is held for a moment."""
-
-    position: Position
-
-    def reached(self, applier: Applier) -> None:
-        """Do what is to be done there, in the applier's thread: all up to the position is applied, nothing beyond it.
-
-        Never raises. The destination may be closed afterwards.
-        """
-        ...
 
 
 class Applier:
@@ -100,6 +53,7 @@ class Applier:
         present: Callable[[TableId], TableSchema | None],
         shapers: Mapping[TableId, SyncShaper],
         letters: LetterDesk | None,
+        parking: Parking | None = None,
     ) -> None:
         """Args:
         destination: opened.
@@ -111,17 +65,19 @@ class Applier:
         present: reads a source table's present schema.
         shapers: by target table, for the syncs that are no plain copies.
         letters: looks after the rows that the destination refuses; None where a refused row stops it.
+        parking: takes batches while the destination is away; None where that is not to be.
         """
         self._shapers = shapers
         self._source_of = {sync.target: sync.source for sync in syncs}
         self.destination = destination
         self._letters = letters
+        self._parking = parking
         self._wary_until = 0.0
         self._tended_at = 0.0
         self.pipeline_destination_id = pipeline_destination_id
         position = destination.position()
         assert position is not None, "a prepared destination has a position"
-        self.status = ApplyStatus(position)
+        self.status = ApplyStatus(position, parked=None if parking is None else parking.through)
         self._alone = alone
         self._on_progress = on_progress
         self._on_recovery = on_recovery
@@ -174,18 +130,23 @@ class Applier:
         self.destination.close()
         if self._letters is not None:
             self._letters.stop()
+        if self._parking is not None:
+            self._parking.close()
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._tend()
+            if self.status.parked is None:
+                self._tend()
             try:
                 batch = self._queue.get(timeout=0.2)
             except queue.Empty:
-                continue
+                if self.status.parked is None:
+                    continue
+                batch = None
             try:
-                self._apply(batch)
+                self._take(batch)
             except ReloadNeeded as error:
                 self._load_again(error)
             except RosettaError as error:
@@ -196,8 +157,9 @@ class Applier:
                 self.failure = RosettaError(ErrorKind.INTERNAL, f"apply failed: {type(error).__name__}: {error}"[:500])
                 log.exception("apply.failed", destination=self.destination.name)
             finally:
-                batch.release()
-                self._queue.task_done()
+                if batch is not None:
+                    batch.release()
+                    self._queue.task_done()
             if self.failure is not None or self.status.detached:
                 self._drop_queued()
                 if self.status.error is not None and self.failure is None:
@@ -214,7 +176,61 @@ class Applier:
         except RosettaError as error:
             log.warning("dead_letters.not_tended", destination=self.destination.name, error=str(error))
 
-    def _apply(self, batch: ShapedBatch) -> None:
+    def _take(self, batch: ShapedBatch | None) -> None:
+        """Apply a batch, after all that is parked; while that cannot be, park it, too."""
+        since = time.monotonic()
+        while self.status.parked is not None and not self._stopping.is_set():
+            if batch is not None and batch.last <= self.status.durable:
+                return
+            if self._apply_parked() or batch is None or self._park(batch):
+                break
+            if not self._alone and time.monotonic() - since > DETACH_AFTER_SECONDS:
+                self.status.detached = True
+                return
+            self._stopping.wait(1.0)
+        if batch is not None and batch.last > self.status.durable and not self._stopping.is_set():
+            self._apply(batch)
+
+    def _park(self, batch: ShapedBatch) -> bool:
+        """Park a batch; tell whether that was possible."""
+        assert self._parking is not None, "asked only where there is parking"
+        status = self.status
+        try:
+            self._parking.park(self._segments(batch), status.durable, batch.last, batch.commit_time)
+        except RosettaError as error:
+            if error.policy.reaction is not Reaction.RETRY:
+                raise
+            log.warning("park.failed", destination=self.destination.name, error=str(error))
+            status.error = error
+            return False
+        status.parked = batch.last
+        self._on_progress(self, {})
+        return True
+
+    def _apply_parked(self) -> bool:
+        """Apply what is parked if the destination can be reached again; tell whether nothing is left."""
+        parking = self._parking
+        assert parking is not None, "something is parked"
+        if not parking.wants_try():
+            return False
+        try:
+            self.destination.open()
+            for batch in parking.batches():
+                if self._stopping.is_set():
+                    return False
+                self._apply(batch)
+                if self._stopping.is_set():
+                    return False
+        except RosettaError as error:
+            if error.policy.reaction is not Reaction.RETRY or error.kind is ErrorKind.FENCED:
+                raise
+            self.status.error = error
+            return False
+        self.status.parked = None
+        self.status.error = None
+        return True
+
+    def _apply(self, batch: ShapedBatch | ReadyBatch) -> None:
         fence = self.fence
         if fence is not None and self.status.position <= fence.position < batch.last:
             self.fence = None
@@ -240,12 +256,28 @@ class Applier:
                     raise
                 self.status.error = error
                 log.warning("apply.retry", destination=self.destination.name, attempt=attempt, error=str(error))
+                if isinstance(batch, ReadyBatch):
+                    raise
+                if self._parks(batch, error, time.monotonic() - failing_since):
+                    return
                 if not self._alone and time.monotonic() - failing_since > DETACH_AFTER_SECONDS:
                     self.status.detached = True
                     return
             if self._stopping.wait(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)]):
                 return
             attempt += 1
+
+    def _parks(self, batch: ShapedBatch, error: RosettaError, away_seconds: float) -> bool:
+        """Park a batch if it is time for that; tell whether it was."""
+        parking = self._parking
+        if parking is None or self._stopping.is_set():
+            return False
+        # Others are not to be held up longer than by a destination that is detached.
+        late = not self._alone and away_seconds > DETACH_AFTER_SECONDS
+        if not parking.is_due(error, float("inf") if late else away_seconds):
+            return False
+        self.destination.close()
+        return self._park(batch)
 
     def _first_mode(self) -> ApplyMode:
         if self._letters is None or time.monotonic() > self._wary_until:
@@ -293,7 +325,7 @@ class Applier:
         self.status.detached = True
         self._on_recovery()
 
-    def _apply_once(self, batch: ShapedBatch, mode: ApplyMode) -> None:
+    def _apply_once(self, batch: ShapedBatch | ReadyBatch, mode: ApplyMode) -> None:
         applied = self._apply_segments(batch, mode)
         now = time.time()
         status = self.status
@@ -305,13 +337,16 @@ class Applier:
         status.events += sum(applied.events.values())
         self._on_progress(self, applied.events)
 
-    def _apply_segments(self, batch: ShapedBatch, mode: ApplyMode) -> Applied:
+    def _apply_segments(self, batch: ShapedBatch | ReadyBatch, mode: ApplyMode) -> Applied:
         segments = self._segments(batch)
         if self._letters is None:
             return self.destination.apply(segments, batch.last, batch.commit_time, careful=mode.careful)
         return self._letters.apply(segments, batch.last, batch.commit_time, mode)
 
-    def _segments(self, batch: ShapedBatch) -> Iterator[list[tuple[ResolvedSync, NetChange]]]:
+    def _segments(self, batch: ShapedBatch | ReadyBatch) -> Iterator[list[tuple[ResolvedSync, NetChange]]]:
+        if isinstance(batch, ReadyBatch):
+            yield from batch.ready()
+            return
         for changes in batch.event_segments() if self.destination.takes_events else batch.segments():
             yield [
                 (sync, shaped)

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import structlog
 
@@ -14,7 +13,7 @@ from cdc_runner.catalog.dead_letters import DeadLetterCount, QueueState, is_late
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.replay import Replayer
-from cdc_runner.dead_letter.stock import take_stock
+from cdc_runner.dead_letter.stock import count_waiting, take_stock
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.base import Applied, ApplyMode
 from cdc_runner.destinations.postgres import waiting
@@ -174,17 +173,7 @@ class LetterDesk:
             count, self._superseded = diversion.superseded - self._superseded, diversion.superseded
             self._on_discard("of this destination", count, "their tables were emptied by TRUNCATE or are loaded again")
             self._stocked_at = None
-        counts = [
-            DeadLetterCount(
-                table.source,
-                target,
-                len(table.counts),
-                sum(table.counts.values()),
-                self._lost.get(target, 0),
-                None if table.oldest_at is None else datetime.fromtimestamp(table.oldest_at, UTC),
-            )
-            for target, table in sorted(diversion.tables.items())
-        ]
+        counts = count_waiting(diversion.tables, self._lost, {})
         before = self._told or []
         standing = [self._standing(one) for one in counts]
         same = self._told is not None and counts == [replace(one, reason=None) for one in before]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from cdc_runner.capture.publication import SnapshotSlot
+from cdc_runner.dead_letter.parking import ParkingLot
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.stock import take_stock
 from cdc_runner.destinations.base import Destination, TableLoad
@@ -37,6 +38,14 @@ class Attached:
     syncs: list[ResolvedSync]
     letters: DeadLetterQueue | None = None
     """Takes the rows that it refuses; None where there is no queue."""
+    lot: ParkingLot | None = None
+    """Where its batches are parked while it is away; None where they never are."""
+
+    def durable(self) -> Position | None:
+        """Return up to where everything is at the destination, or parked for it."""
+        position = self.destination.position()
+        span = None if self.lot is None else self.lot.span
+        return position if position is None or span is None or not span.follows(position) else span.through
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ def prepare(
         RosettaError: SLOT_MISSING or SLOT_AHEAD when changes are lost, and the kinds of both sides.
     """
     wait_for_slot(source, stopping)
-    positions = [one for one in (each.destination.position() for each in attached) if one is not None]
+    positions = [one for one in (each.durable() for each in attached) if one is not None]
     slot = source.slot()
     if slot is None and (positions or floors):
         lowest = min([*positions, *floors])
@@ -110,6 +119,10 @@ def prepare(
                     f"a destination is at {format_lsn(one.lsn)}, which the source has not reached: "
                     "the source was restored, or is another server",
                 )
+    for each in attached:
+        if each.lot is not None and each.lot.span is not None and each.durable() == each.destination.position():
+            # The destination holds them already, or the slot serves it from where it is.
+            each.lot.clear()
     loads = {id(each): _plan(source, tables, each) for each in attached}
     if slot is None or any(loads.values()):
         _load(spec, attached, loads, progress, stopping, create=slot is None)

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -14,15 +15,18 @@ from sqlalchemy import Engine
 
 from cdc_runner.catalog import leases, reporting
 from cdc_runner.catalog.database import open_catalog, session_scope
+from cdc_runner.catalog.dead_letters import parked_batches
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.catalog.pipelines import desired_status, load_pipeline, set_status
 from cdc_runner.catalog.table_reports import TableReport
+from cdc_runner.dead_letter.parking import ParkingLot
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.destinations.base import Destination
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.registry import destination_type
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.dead_letters import letter_queue
+from cdc_runner.pipeline.parking import parking_lot
 from cdc_runner.pipeline.prepare import Attached, Progress, prepare, wait_for_slot
 from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.source import SourceSession, SourceTables, resolve_syncs
@@ -158,6 +162,19 @@ def _stop_at_end_of_input(stopping: threading.Event) -> None:
     stopping.set()
 
 
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A destination that could not be reached when the stream began; not opened.
+
+    Attributes:
+        destination: to be tried again.
+        position: from where the slot must serve it; None for a new one.
+    """
+
+    destination: Destination
+    position: Position | None
+
+
 class PipelineRun:
     """One pipeline in this process, through as many starts of its stream as it takes."""
 
@@ -203,6 +220,9 @@ class PipelineRun:
             for each in attached:
                 each.destination.reset()
                 self._report_void(each)
+                if each.lot is not None:
+                    each.lot.clear()
+                    self._reporter.parked(each.pipeline_destination_id, 0, 0)
             self._source.drop_slot()
         finally:
             for each in attached:
@@ -226,7 +246,8 @@ class PipelineRun:
                 ErrorKind.SOURCE_TABLE_UNSUPPORTED,
                 f"source {self._spec.source.name} offers no table that can be replicated. {reasons}".strip(),
             )
-        attached, floors = self._attach(tables)
+        attached, left = self._attach(tables)
+        floors = [one.position for one in left if one.position is not None]
         published = {sync.source for each in attached for sync in each.syncs}
         self._load_unpublished_again(attached, self._source.unpublished(published))
         self._source.publish([tables.usable[table] for table in sorted(published)])
@@ -251,11 +272,12 @@ class PipelineRun:
                 self._stopping,
                 self._directory,
                 self._catalog,
+                left=[one.destination for one in left],
             )
             return run.run()
         finally:
-            for each in attached:
-                each.destination.close()
+            for one in [*(each.destination for each in attached), *(each.destination for each in left)]:
+                one.close()
 
     def _load_unpublished_again(self, attached: Sequence[Attached], unpublished: set[TableId]) -> None:
         """Load tables again that somebody took out of the publication: changes of theirs are missing in the stream."""
@@ -266,10 +288,10 @@ class PipelineRun:
                     log.warning("pipeline.unpublished", pipeline=self._spec.name, table=str(sync.source))
                     each.destination.load_again(sync.target)
 
-    def _attach(self, tables: SourceTables) -> tuple[list[Attached], list[Position]]:
+    def _attach(self, tables: SourceTables) -> tuple[list[Attached], list[LeftBehind]]:
         """Open the destinations; those that cannot be reached now are left behind at their last known position."""
         attached: list[Attached] = []
-        floors: list[Position] = []
+        left: list[LeftBehind] = []
         failures: list[RosettaError] = []
         for spec in self._spec.destinations:
             destination = destination_type(spec)(
@@ -287,14 +309,36 @@ class PipelineRun:
             except RosettaError as error:
                 failures.append(error)
                 self._reporter.destination_error(spec.id, error)
-                known = self._known_position(spec.id)
-                if known is not None:
-                    floors.append(known)
+                left.append(LeftBehind(destination, self._floor(spec)))
                 continue
-            attached.append(Attached(destination, spec.id, syncs, self._letters(spec, destination)))
+            attached.append(Attached(destination, spec.id, syncs, self._letters(spec, destination), self._lot(spec)))
         if not attached:
             raise failures[0]
-        return attached, floors
+        return attached, left
+
+    def _floor(self, spec: DestinationSpec) -> Position | None:
+        """Return from where the slot must serve a destination that cannot be asked now; None for a new one."""
+        known = self._known_position(spec.id)
+        if known is None:
+            return None
+        lot = self._lot(spec)
+        return known if lot is None or lot.span is None else max(known, lot.span.through)
+
+    def _lot(self, spec: DestinationSpec) -> ParkingLot | None:
+        """Return where a destination's batches are parked; None when nothing is and nothing will be.
+
+        Raises:
+            RosettaError: DEAD_LETTER_UNAVAILABLE, something may be parked and cannot be read now.
+        """
+        lot = parking_lot(self._spec, spec)
+        if spec.type != "postgres" or not lot.store.configured:
+            return None
+        with session_scope(self._catalog) as session:
+            wanted = self._spec.settings.park_after_seconds > 0 or parked_batches(session, spec.id) > 0
+        if not wanted:
+            return None
+        lot.load()
+        return lot
 
     def _letters(self, spec: DestinationSpec, destination: Destination) -> DeadLetterQueue | None:
         if not isinstance(destination, PostgresDestination):

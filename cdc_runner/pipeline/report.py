@@ -133,6 +133,10 @@ class Reporter:
         """Report that the Redis of the dead-letter queue was restarted."""
         self.later(lambda session: letters.record_restart(session, pipeline_destination_id, place))
 
+    def parked(self, pipeline_destination_id: int, batches: int, size: int) -> None:
+        """Report how many batches and bytes are parked for a destination that is away."""
+        self.later(lambda session: letters.report_parked(session, pipeline_destination_id, batches, size))
+
     def schema_change(
         self, sync: ResolvedSync, old: TableSchema, new: TableSchema, changes: Sequence[SchemaChange]
     ) -> None:

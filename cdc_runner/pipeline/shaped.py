@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from cdc_runner.capture.base import ChangeBatch
-from cdc_runner.pipeline.applier import ShapedBatch
+from cdc_runner.pipeline.batch import ShapedBatch
 from cdc_runner.shaping.net import NetChange, NetShaper, as_events
 
 Item = TypeVar("Item")

@@ -18,11 +18,13 @@ from cdc_runner.capture.assemble import BatchSettings
 from cdc_runner.capture.base import ChangeStream
 from cdc_runner.capture.registry import SchemaRegistry
 from cdc_runner.dead_letter.replay import Replayer
+from cdc_runner.destinations.base import Destination
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.errors import Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
 from cdc_runner.pipeline.dead_letters import LetterDesk, letter_queue
 from cdc_runner.pipeline.fence import FenceKeeper
+from cdc_runner.pipeline.parking import Parking
 from cdc_runner.pipeline.prepare import Attached
 from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.shaped import Shaper
@@ -37,6 +39,7 @@ log = structlog.get_logger()
 
 WATCH_SECONDS = 10.0
 UNREACHABLE_SECONDS = 60.0
+LEFT_SECONDS = 5.0
 
 
 class Outcome(StrEnum):
@@ -60,7 +63,22 @@ class StreamRun:
         stopping: threading.Event,
         directory: Path,
         catalog: Engine,
+        *,
+        left: Sequence[Destination] = (),
     ) -> None:
+        """Args:
+        spec: the pipeline.
+        source: an open session.
+        tables: what the source offers.
+        attached: destinations that take part, prepared.
+        floors: positions of those that do not, which the slot must still serve.
+        reporter: told of everything that people are to see.
+        stopping: ends the run.
+        directory: for short-lived files.
+        catalog: the config database.
+        left: destinations that could not be reached; when one can be, the stream begins anew with it.
+        """
+        self._left = left
         self._spec = spec
         self._catalog = catalog
         self._source = source
@@ -77,23 +95,39 @@ class StreamRun:
         alone = len(attached) == 1 and not floors
         self._rows = [SourceRows(spec.source.address, spec.name) for _ in attached]
         self.appliers = [
-            Applier(
-                each.destination,
-                each.pipeline_destination_id,
-                each.syncs,
-                alone=alone,
-                on_progress=self._applied,
-                on_recovery=self._restart.set,
-                present=self._session("schema").table,
-                shapers=sync_shapers(each.syncs, rows),
-                letters=self._desk(each),
-            )
-            for each, rows in zip(attached, self._rows, strict=True)
+            self._applier(each, rows, alone=alone) for each, rows in zip(attached, self._rows, strict=True)
         ]
         self._attached = attached
         self._stream: ChangeStream | None = None
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._watch_error: RosettaError | None = None
+
+    def _applier(self, each: Attached, rows: SourceRows, *, alone: bool) -> Applier:
+        shapers = sync_shapers(each.syncs, rows)
+        return Applier(
+            each.destination,
+            each.pipeline_destination_id,
+            each.syncs,
+            alone=alone,
+            on_progress=self._applied,
+            on_recovery=self._restart.set,
+            present=self._session("schema").table,
+            shapers=shapers,
+            letters=self._desk(each),
+            parking=self._parking(each, shapers),
+        )
+
+    def _parking(self, each: Attached, shapers: Mapping[TableId, SyncShaper]) -> Parking | None:
+        if each.lot is None:
+            return None
+        return Parking(
+            each.lot,
+            self._spec.settings.park_after_seconds,
+            each.syncs,
+            {one.sync.target: one.snapshot for one in each.destination.table_states()},
+            shapers,
+            partial(self._reporter.parked, each.pipeline_destination_id),
+        )
 
     def _desk(self, each: Attached) -> LetterDesk | None:
         """Return what looks after the dead letters of a destination; None for one that cannot put rows aside."""
@@ -125,6 +159,8 @@ class StreamRun:
         for applier in self.appliers:
             applier.start()
         self._watcher.start()
+        if self._left:
+            threading.Thread(target=self._wait_for_left, name="left", daemon=True).start()
         fences = FenceKeeper(self._catalog, self._spec, stream, self.appliers)
         fences.start()
         self._reporter.attach(self)
@@ -162,7 +198,9 @@ class StreamRun:
     def _open(self) -> ChangeStream:
         known = self._known_schemas()
         states = [one for each in self._attached for one in each.destination.table_states()]
-        barriers = {one.snapshot for one in states} | {applier.status.position for applier in self.appliers}
+        barriers = {one.snapshot for one in states} | {
+            one for applier in self.appliers for one in (applier.status.position, applier.status.durable)
+        }
         return open_stream(
             self._spec,
             SchemaRegistry(known, self._session("schema").table),
@@ -202,7 +240,7 @@ class StreamRun:
 
     def _applied(self, applier: Applier, events: Mapping[ResolvedSync, int]) -> None:
         """Acknowledge what every destination holds (in the threads of the destinations)."""
-        lowest = min([*self._floors, *(one.status.position for one in self.appliers)])
+        lowest = min([*self._floors, *(one.status.durable for one in self.appliers)])
         if lowest > self._acknowledged and self._stream is not None:
             self._acknowledged = lowest
             self._stream.acknowledge(lowest)
@@ -237,6 +275,18 @@ class StreamRun:
                         self._restart.set()
         finally:
             session.close()
+
+    def _wait_for_left(self) -> None:
+        """Begin anew when a destination that was left behind can be reached again (a thread of its own)."""
+        while not self._stopping.wait(LEFT_SECONDS) and not self._restart.is_set():
+            for destination in self._left:
+                try:
+                    destination.open()
+                except RosettaError:
+                    continue
+                log.info("stream.destination_back", destination=destination.name)
+                self._restart.set()
+                return
 
     def _look_for_tables(self, session: SourceSession) -> None:
         found = session.tables(self._spec.source.tables)

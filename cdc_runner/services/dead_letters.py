@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,14 +20,14 @@ from sqlalchemy import Engine
 from cdc_runner.capture.fetch import SourceRows
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import session_scope
-from cdc_runner.catalog.dead_letters import DeadLetterCount, record_discard, report_tables
+from cdc_runner.catalog.dead_letters import record_discard, report_tables
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.catalog.pipelines import load_pipeline
 from cdc_runner.catalog.repositories import get_pipeline
 from cdc_runner.dead_letter.letter import Letter
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.replay import Replayer
-from cdc_runner.dead_letter.stock import take_stock
+from cdc_runner.dead_letter.stock import count_waiting, take_stock
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.postgres import waiting
 from cdc_runner.destinations.postgres.destination import PostgresDestination
@@ -381,18 +380,7 @@ def _tell_catalog(engine: Engine, desk: _Desk) -> None:
     with desk.destination.exclusive() as cursor:
         desk.destination.diversion.load(cursor)
         reasons = waiting.read_reasons(cursor, desk.spec.name)
-    counts = [
-        DeadLetterCount(
-            table.source,
-            target,
-            len(table.counts),
-            sum(table.counts.values()),
-            lost.get(target, 0),
-            None if table.oldest_at is None else datetime.fromtimestamp(table.oldest_at, UTC),
-            reasons.get(target),
-        )
-        for target, table in sorted(desk.destination.diversion.tables.items())
-    ]
+    counts = count_waiting(desk.destination.diversion.tables, lost, reasons)
     settings = desk.spec.settings
     with session_scope(engine) as session:
         report_tables(

@@ -22,6 +22,7 @@ from cdc_runner.catalog.pipelines import (
 )
 from cdc_runner.catalog.repositories import get_pipeline, list_pipelines, lock_configuration
 from cdc_runner.connections import classify, connect
+from cdc_runner.dead_letter.parking import ParkingLot
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.postgres.state import forget_pipeline
@@ -143,6 +144,8 @@ def _forget_dead_letters(pipeline: Pipeline, result: Removal) -> None:
             count = queue.forget()
             if count:
                 result.removed.append(f"{count} dead letters for destination {row.destination.name}")
+            if row.destination.type == "postgres":
+                ParkingLot(store, pipeline.source_id, row.destination_id, most_bytes=0).clear()
     except RosettaError as error:
         result.left_over.append(f"keys dlq:{pipeline.source_id}:* in Redis, if there are any ({error.message})")
     finally:

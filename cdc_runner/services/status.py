@@ -133,6 +133,8 @@ def _destination(
         "dead_letters_lost": letters.lost,
         "dead_letter_queue": letters.state,
         "dead_letter_queue_problem": letters.problem,
+        "parked_batches": letters.parked_batches,
+        "parked_bytes": letters.parked_bytes,
         "dead_letter_tables": [
             {
                 "table": str(one.target),

@@ -198,6 +198,20 @@ class SyncShaper:
 
         return Origin(plan.source, fetch)
 
+    def origin_of(self, schema: TableSchema, rows: pa.Table) -> Origin | None:
+        """Return where rows that were shaped before come from; None where masked keys do not tell.
+
+        Args:
+            schema: the table's at the source.
+            rows: shaped, in the layout of a MERGE.
+        """
+        plan = plan_columns(self.sync.shape, schema, self.sync.mask_key)
+        places = [plan.places.index(place) for place in plan.key_places]
+        if any(plan.maskers[place] is not None for place in places):
+            return None
+        keys = {f"c{at}": rows.column(f"c{place}") for at, place in zip(plan.key_places, places, strict=True)}
+        return self._origin(plan, pa.table(keys))
+
     def _key_at_target(self, key: Sequence[str], plan: ColumnPlan) -> Iterator[str]:
         for text, place in zip(key, plan.key_places, strict=True):
             mask = plan.maskers[plan.places.index(place)]

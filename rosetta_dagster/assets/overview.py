@@ -85,6 +85,9 @@ def overview_event(
         "jobs": _links(),
     }
     metadata |= _numbers(overview)
+    parked = sum(stream.parked_bytes for one in health for stream in one.streams)
+    if parked:
+        metadata["parked bytes"] = MetadataValue.int(parked)
     if waiting := _dead_letters(health):
         metadata["dead letters by table"] = waiting
     if known:

@@ -39,6 +39,7 @@ def status(pipeline: str | None, as_json: bool) -> None:
         "rows",
         "load",
         "dead_letters",
+        "parked_mb",
         "error",
     )
     print_table(
@@ -61,6 +62,7 @@ def _row(pipeline: dict[str, Any], destination: dict[str, Any]) -> dict[str, Any
         "rows": destination["rows_applied"] + destination["rows_loaded"],
         "load": f"{unfinished} tables to load" if unfinished else f"{tables['streaming']} tables",
         "dead_letters": destination["dead_letters"],
+        "parked_mb": round(destination["parked_bytes"] / 1048576, 1) or None,
         "error": _error(pipeline, destination),
     }
 

@@ -108,6 +108,9 @@ def _dead_letters(health: PipelineHealth) -> CheckVerdict:
         worst = min(waiting, key=lambda verdict: verdict.is_warning)
         return CheckVerdict(name, False, worst.reason, is_warning=worst.is_warning, numbers=numbers)
     for stream in health.streams:
+        if stream.parked_batches:
+            reason = f"{stream.destination} is away: {stream.parked_batches} batches for it are parked in Redis"
+            return CheckVerdict(name, False, reason, is_warning=True, numbers=numbers)
         if stream.queue_state in ("UNAVAILABLE", "NOT_DURABLE"):
             reason = f"{stream.destination}: {stream.queue_problem}"
             return CheckVerdict(name, False, reason, is_warning=True, numbers=numbers)

@@ -111,6 +111,8 @@ class StreamHealth:
     error: str | None
     queue_state: str | None = None
     queue_problem: str | None = None
+    parked_batches: int = 0
+    parked_bytes: int = 0
 
     @property
     def keeps_up(self) -> bool:
@@ -131,7 +133,8 @@ _STREAMS = text(
            coalesce(o.acknowledged_lsn, 0) AS acknowledged_lsn, o.lag_bytes, o.lag_ms, o.commit_at,
            extract(epoch FROM clock_timestamp() - o.updated_at)::float8 AS age_seconds,
            CASE WHEN pd.is_error THEN pd.error_message END AS error,
-           q.state AS queue_state, q.problem AS queue_problem
+           q.state AS queue_state, q.problem AS queue_problem,
+           coalesce(q.parked_batches, 0) AS parked_batches, coalesce(q.parked_bytes, 0) AS parked_bytes
     FROM pipelines p
     JOIN pipeline_destinations pd ON pd.pipeline_id = p.id
     JOIN destinations d ON d.id = pd.destination_id

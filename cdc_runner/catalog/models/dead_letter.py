@@ -40,4 +40,6 @@ class DeadLetterQueueState(Base):
     )
     state: Mapped[str]
     problem: Mapped[str | None]
+    parked_batches: Mapped[big] = mapped_column(server_default="0")
+    parked_bytes: Mapped[big] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), server_onupdate=func.now())

@@ -178,7 +178,8 @@ class InitialLoad:
         sink: LetterSink,
     ) -> int:
         """Copy a chunk of which rows are refused: those go to the dead letters."""
-        target, shape, mask = load.state.sync.target, self._shape(load), load.plan and load.plan.copy_masker()
+        target, shape = load.state.sync.target, self._shape(load)
+        mask = None if load.plan is None else load.plan.copy_masker()
         refused = RefusedLoad(self._pipeline, sink, self._settings.dead_letter_max_entries)
         try:
             with writer, writer.cursor() as cursor:

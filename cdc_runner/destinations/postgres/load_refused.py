@@ -41,7 +41,12 @@ class RefusedLoad:
         """What went to the queue, to be withdrawn when the transaction fails."""
 
     def write(
-        self, cursor: Cursor, load: TableLoad, shape: TargetShape, copy: Callable[[str], None], lock: Callable[[], None]
+        self,
+        cursor: Cursor,
+        load: TableLoad,
+        shape: TargetShape,
+        copy: Callable[[str], None],
+        lock: Callable[[], object],
     ) -> int:
         """Write what the target takes, put the rest aside, and return how many rows were written.
 

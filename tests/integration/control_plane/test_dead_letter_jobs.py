@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from rosetta_dagster.assets.overview import overview_event
 from rosetta_dagster.assets.snapshot import snapshot_of_rows
 from rosetta_dagster.control_plane import build_definitions
 from rosetta_dagster.jobs.dead_letters import DEAD_LETTER_JOBS, PurgeConfig, ReplayConfig
+from rosetta_dagster.monitoring.overview import read_overview
 from rosetta_dagster.monitoring.verdicts import verdicts
 from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows, read_health
 
@@ -37,6 +39,21 @@ def test_the_checks_name_the_table_whose_changes_wait(catalog, add_pipeline) -> 
     (verdict,) = [one for one in verdicts(health) if one.name == "dead_letters_empty"]
     assert "1 of them lost in Redis" in verdict.reason
     assert not verdict.is_warning
+
+
+def test_the_check_and_the_overview_tell_what_is_parked(catalog, add_pipeline) -> None:
+    add_pipeline("shop")
+    catalog.execute(
+        "INSERT INTO dead_letter_queues (pipeline_destination_id, state, parked_batches, parked_bytes) "
+        "SELECT id, 'OK', 3, 2000000 FROM pipeline_destinations"
+    )
+    with catalog_session() as session:
+        health = read_health(session)
+        event = overview_event(health, {}, read_overview(session), "")
+    (verdict,) = [one for one in verdicts(health[0]) if one.name == "dead_letters_empty"]
+    assert (verdict.passed, verdict.is_warning) == (False, True)
+    assert "3 batches for it are parked" in verdict.reason
+    assert event.metadata["parked bytes"].value == 2_000_000
 
 
 def test_replay_and_purge_are_dry_runs_unless_told_otherwise() -> None:

@@ -36,8 +36,8 @@ SCHEMA = TableSchema(
 )
 SYNC = ResolvedSync(None, SCHEMA.table, SCHEMA.table)
 ISOLATE = ApplyMode(careful=True, isolate=True)
-LEAST_ROWS_PER_SECOND = 1000
-"""Far below what is asked of a quiet machine (5,000): tests share theirs."""
+LEAST_ROWS_PER_SECOND = 200
+"""Far below what is asked of a quiet machine (5,000): tests share theirs, some with many others."""
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_few_refused_rows_among_many_are_found_and_all_others_written(
     marks = target_database.execute("SELECT key_text, sqlstate FROM _rosetta.waiting_key ORDER BY number")
     assert marks == [(f'["{key}"]', "23514") for key in sorted(bad)]
     assert target_database.execute("SELECT count(*) FROM t") == [(20_000 - len(bad),)]
-    assert took < 30
+    assert took < 120
 
 
 def test_a_replay_is_fast(

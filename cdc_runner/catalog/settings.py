@@ -182,6 +182,8 @@ _DEFINITIONS = (
                       "Age at which observations (WAL, machine, flow) are removed.", "days", 1, 3650),
     SettingDefinition("notification_retention_days", "integer", 90,
                       "Age at which resolved notifications are removed.", "days", 1, 3650),
+    SettingDefinition("credit_retention_days", "integer", 400,
+                      "Age at which Snowflake credits by day are removed.", "days", 40, 3650),
     SettingDefinition("verify_workers", "integer", 2,
                       "Statements at once on each side while tables are compared.", "", 1, 32),
     SettingDefinition("verify_megabytes_per_second", "integer", 0,

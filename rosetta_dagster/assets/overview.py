@@ -145,10 +145,15 @@ def _numbers(overview: Overview) -> dict[str, MetadataValue]:
         found["backfills"] = _table(("status", "backfills"), list(overview.backfills))
     if overview.unsent:
         found["unsent notifications"] = MetadataValue.int(overview.unsent)
-    if overview.credits_month is not None:
-        found["Snowflake credits this month"] = MetadataValue.float(round(overview.credits_month, 3))
-    if overview.credits_last_month is not None:
-        found["Snowflake credits last month"] = MetadataValue.float(round(overview.credits_last_month, 3))
+    used = {
+        "this week": overview.credits_week,
+        "last week": overview.credits_last_week,
+        "this month": overview.credits_month,
+        "last month": overview.credits_last_month,
+    }
+    for when, credits in used.items():
+        if credits is not None:
+            found[f"Snowflake credits {when}"] = MetadataValue.float(round(credits, 3))
     if overview.host_cpu is not None:
         found["host CPU %"] = MetadataValue.float(round(overview.host_cpu, 1))
     if overview.host_memory is not None:

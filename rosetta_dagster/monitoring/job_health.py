@@ -32,35 +32,47 @@ FAILURES = 3
 _JOBS = text(
     """
     SELECT key_job_scheduler AS name, extract(epoch FROM clock_timestamp() - last_run_at)::float8 AS age,
-           failures, error_message AS error
-    FROM job_metrics_monitoring ORDER BY 1
+           failures, error_message AS error, true AS has_run
+    FROM job_metrics_monitoring
+    UNION ALL
+    -- One that never ran is as old as the control plane: a sensor that was stopped before its first tick.
+    SELECT name, extract(epoch FROM clock_timestamp() - first.at)::float8, 0, NULL, false
+    FROM unnest(CAST(:names AS text[])) AS name,
+         (SELECT min(created_at) AS at FROM job_metrics_monitoring) AS first
+    WHERE first.at IS NOT NULL AND name NOT IN (SELECT key_job_scheduler FROM job_metrics_monitoring)
+    ORDER BY 1
     """
 )
 
 
 @dataclass(frozen=True, slots=True)
 class JobHealth:
-    """A periodic work: seconds since its last run, failures in a row, and the last reason."""
+    """A periodic work: seconds since its last run, failures in a row, and the last reason.
+
+    One that has never run is as old as the control plane.
+    """
 
     name: str
     age: float
     failures: int
     error: str | None
+    has_run: bool = True
 
     @property
     def problem(self) -> str | None:
         """What is wrong with it, None when it is well."""
         wanted = CADENCE_SECONDS.get(self.name)
         if wanted is not None and self.age > LATE_FACTOR * wanted + 60:
-            return f"{self.name} last ran {self.age:.0f} s ago and should every {wanted} s"
+            last = f"last ran {self.age:.0f} s ago" if self.has_run else f"has not run in {self.age:.0f} s"
+            return f"{self.name} {last} and should every {wanted} s"
         if self.failures >= FAILURES:
             return f"{self.name} failed {self.failures} times in a row: {self.error}"
         return None
 
 
 def read_jobs(session: Session) -> list[JobHealth]:
-    """Return every periodic work that has run at least once."""
-    return [JobHealth(**row) for row in session.execute(_JOBS).mappings()]
+    """Return every periodic work; none before the first of them has run."""
+    return [JobHealth(**row) for row in session.execute(_JOBS, {"names": list(CADENCE_SECONDS)}).mappings()]
 
 
 def job_conditions(jobs: list[JobHealth]) -> dict[str, Condition]:

@@ -75,6 +75,8 @@ class Overview:
     unsent: int = 0
     credits_month: float | None = None
     credits_last_month: float | None = None
+    credits_week: float | None = None
+    credits_last_week: float | None = None
     host_cpu: float | None = None
     host_memory: float | None = None
 
@@ -129,9 +131,16 @@ _NUMBERS = text(
     SELECT (SELECT count(*) FROM notification_log WHERE status = 'OPEN' AND NOT is_deleted) AS open_notifications,
            (SELECT count(*) FROM notification_deliveries WHERE state = 'PENDING') AS unsent,
            c.this_month AS credits_month, c.last_month AS credits_last_month,
+           c.this_week AS credits_week, c.last_week AS credits_last_week,
            m.cpu_usage AS host_cpu, 100.0 * m.used_memory / nullif(m.total_memory, 0) AS host_memory
     FROM (SELECT sum(total_credit) FILTER (WHERE usage_date >= date_trunc('month', now()))::float8 AS this_month,
-                 sum(total_credit) FILTER (WHERE usage_date < date_trunc('month', now()))::float8 AS last_month
+                 sum(total_credit) FILTER (
+                     WHERE usage_date < date_trunc('month', now())
+                       AND usage_date >= date_trunc('month', now()) - interval '1 month')::float8 AS last_month,
+                 sum(total_credit) FILTER (WHERE usage_date >= date_trunc('week', now()))::float8 AS this_week,
+                 sum(total_credit) FILTER (
+                     WHERE usage_date < date_trunc('week', now())
+                       AND usage_date >= date_trunc('week', now()) - interval '1 week')::float8 AS last_week
           FROM credit_snowflake_monitoring
           WHERE usage_date >= date_trunc('month', now()) - interval '1 month') c
     LEFT JOIN (SELECT cpu_usage, used_memory, total_memory FROM system_metrics

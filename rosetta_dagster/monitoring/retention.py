@@ -31,6 +31,9 @@ SERIES = (
     Series("reconciliations", "finished_at", "retention_days"),
     Series("reconcile_fences", "created_at", "retention_days"),
     Series("notification_log", "updated_at", "notification_retention_days", "status <> 'OPEN' OR is_deleted"),
+    # What was delivered of a condition that is open for months.
+    Series("notification_deliveries", "updated_at", "notification_retention_days", "state <> 'PENDING'"),
+    Series("credit_snowflake_monitoring", "usage_date", "credit_retention_days"),
     # A runner that is gone for good; its leases have long expired.
     Series("runner_heartbeats", "heartbeat_at", "retention_days"),
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +20,10 @@ from cdc_runner.errors import RosettaError
 from cdc_runner.schema import TableId, TableSchema
 from rosetta_dagster.monitoring.sources import SourceToAsk
 
-VERSIONS_AT_ONCE = 300
-"""A version takes a few milliseconds to store; the tables of a new, large source come over several ticks."""
+VERSIONS_AT_ONCE = 50
+"""In one transaction: the stream writes the same tables' versions and must not wait long."""
+STORE_SECONDS = 20.0
+"""A version takes a few milliseconds to store; what a tick has no time for comes with the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,23 @@ def _stored(schema: TableSchema) -> dict[str, Any]:
     return stored
 
 
-def store_changes(session: Session, changes: Sequence[SchemaChange]) -> int:
-    """Keep the first VERSIONS_AT_ONCE changes as versions, with a notification each; return how many were kept."""
-    chosen = changes[:VERSIONS_AT_ONCE]
+def store_changes(
+    sessions: Callable[[], AbstractContextManager[Session]],
+    changes: Sequence[SchemaChange],
+    *,
+    seconds: float = STORE_SECONDS,
+) -> int:
+    """Keep changes as versions, with a notification each, as far as time allows; return how many were kept."""
+    until, kept = time.monotonic() + seconds, 0
+    for first in range(0, len(changes), VERSIONS_AT_ONCE):
+        with sessions() as session:
+            kept += _store(session, changes[first : first + VERSIONS_AT_ONCE])
+        if time.monotonic() > until:
+            break
+    return kept
+
+
+def _store(session: Session, chosen: Sequence[SchemaChange]) -> int:
     # A source that was removed while it was asked would leave rows of nobody.
     known = set(session.scalars(select(Source.id).where(Source.id.in_({change.source_id for change in chosen}))))
     kept = [change for change in chosen if change.source_id in known]

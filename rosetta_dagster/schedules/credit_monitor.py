@@ -57,7 +57,7 @@ def credit_monitor_job() -> None:
 
 
 @schedule(
-    name="credit_monitor_hourly",
+    name="credit_monitor",
     job=credit_monitor_job,
     cron_schedule="7 * * * *",
     default_status=DefaultScheduleStatus.RUNNING,

@@ -25,7 +25,6 @@ def draw_op(context: OpExecutionContext) -> None:
 
     with engine_outcome(), catalog_session() as session:
         history = read_history(session)
-        record_job(session, "overview_pictures")
     drawn = {
         "rows per day": pictures.rows_per_day(history),
         "lag": pictures.lag_over_time(history),
@@ -36,6 +35,8 @@ def draw_op(context: OpExecutionContext) -> None:
     result = f"{len(metadata)} pictures" if metadata else "nothing was observed yet"
     context.log_event(AssetMaterialization(asset_key=PICTURES_KEY, description=result, metadata=metadata))
     context.add_output_metadata({"result": result, "pictures": MetadataValue.asset(PICTURES_KEY)})
+    with engine_outcome(), catalog_session() as session:
+        record_job(session, "overview_pictures")
 
 
 @job(
@@ -49,7 +50,7 @@ def overview_pictures_job() -> None:
 
 
 overview_pictures = ScheduleDefinition(
-    name="overview_pictures_hourly",
+    name="overview_pictures",
     job=overview_pictures_job,
     cron_schedule="5 * * * *",
     default_status=DefaultScheduleStatus.RUNNING,

@@ -5,7 +5,9 @@
 from dagster import (
     Config,
     DefaultScheduleStatus,
+    In,
     MetadataValue,
+    Nothing,
     OpExecutionContext,
     ScheduleDefinition,
     in_process_executor,
@@ -42,12 +44,10 @@ def prune_catalog_op(context: OpExecutionContext) -> None:
                 with catalog_session() as session:
                     count = prune_series(session, series)
                 removed[series.table] += count
-        with catalog_session() as session:
-            record_job(session, "prune")
     context.add_output_metadata({"result": f"{sum(removed.values())} rows removed", **removed})
 
 
-@op(name="prune_dagster_storage")
+@op(name="prune_dagster_storage", ins={"after": In(Nothing)})
 def prune_dagster_op(context: OpExecutionContext, config: PruneConfig) -> None:
     with engine_outcome(), catalog_session() as session:
         rows = read_catalog_rows(session)
@@ -63,6 +63,8 @@ def prune_dagster_op(context: OpExecutionContext, config: PruneConfig) -> None:
             "assets forgotten": MetadataValue.json([key.to_user_string() for key in forgotten]),
         }
     )
+    with engine_outcome(), catalog_session() as session:
+        record_job(session, "prune")
 
 
 @job(
@@ -73,12 +75,11 @@ def prune_dagster_op(context: OpExecutionContext, config: PruneConfig) -> None:
     "removes by itself. Safe to launch at any time.",
 )
 def prune_job() -> None:
-    prune_catalog_op()
-    prune_dagster_op()
+    prune_dagster_op(prune_catalog_op())
 
 
 prune = ScheduleDefinition(
-    name="prune_daily",
+    name="prune",
     job=prune_job,
     cron_schedule="20 3 * * *",
     default_status=DefaultScheduleStatus.RUNNING,

@@ -11,6 +11,7 @@ from cdc_runner.errors import RosettaError
 from cdc_runner.notification.dispatch import send_round
 from rosetta_dagster.resources.catalog import catalog_engine, catalog_session, record_job
 from rosetta_dagster.sensors.cadence import interval_for
+from rosetta_dagster.sensors.outcome import STILL_AT_WORK, alone, failed_tick
 
 
 @sensor(
@@ -21,6 +22,11 @@ from rosetta_dagster.sensors.cadence import interval_for
     "arrives.",
 )
 def notification_sender(context: SensorEvaluationContext) -> SkipReason:
+    with alone("notification_sender") as free:
+        return _tick(context) if free else SkipReason(STILL_AT_WORK)
+
+
+def _tick(context: SensorEvaluationContext) -> SkipReason:
     started = time.monotonic()
     try:
         done = send_round(catalog_engine(), Keyring.from_environment())
@@ -28,5 +34,5 @@ def notification_sender(context: SensorEvaluationContext) -> SkipReason:
             error = done.problem if done.failed and not done.delivered else None
             record_job(session, "notification_sender", error, started=started, line=done.line)
     except RosettaError as error:
-        return SkipReason(str(error))
+        return failed_tick("notification_sender", error)
     return SkipReason(done.line)

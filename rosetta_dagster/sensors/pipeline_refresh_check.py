@@ -18,6 +18,7 @@ from rosetta_dagster.jobs.partitions import picker_requests
 from rosetta_dagster.resources.catalog import catalog_session, read_catalog_fingerprint, read_names, record_job
 from rosetta_dagster.resources.webserver import URL_VARIABLE, reload_definitions, webserver_url
 from rosetta_dagster.sensors.cadence import interval_for
+from rosetta_dagster.sensors.outcome import failed_tick
 from rosetta_dagster.sensors.reload_policy import ReloadState, is_reload_due, seen
 
 
@@ -36,7 +37,7 @@ def build_pipeline_refresh_check(loaded_fingerprint: str) -> SensorDefinition:
                 current, names = read_catalog_fingerprint(session), read_names(session)
                 record_job(session, "pipeline_refresh_check")
         except RosettaError as error:
-            return SkipReason(str(error))
+            return failed_tick("pipeline_refresh_check", error)
         status, state = _reload_if_due(loaded_fingerprint, current, ReloadState.from_cursor(context.cursor))
         requests = picker_requests(names, context.instance.get_dynamic_partitions)
         return SensorResult(

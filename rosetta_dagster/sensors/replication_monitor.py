@@ -15,9 +15,11 @@ from rosetta_dagster.checks.pipelines import check_event
 from rosetta_dagster.monitoring.conditions import lag_conditions, table_conditions
 from rosetta_dagster.monitoring.overview import read_overview
 from rosetta_dagster.monitoring.publication import act_on_drift, watch_publications, watched_publications
+from rosetta_dagster.monitoring.sources import all_failed
 from rosetta_dagster.resources.catalog import catalog_session, read_health, record_job
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.observation_plan import Memory, pipeline_rows, plan_observations, status_line
+from rosetta_dagster.sensors.outcome import STILL_AT_WORK, alone, failed_tick
 
 
 @sensor(
@@ -29,18 +31,23 @@ from rosetta_dagster.sensors.observation_plan import Memory, pipeline_rows, plan
     "lost in silence.",
 )
 def replication_monitor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+    with alone("replication_monitor") as free:
+        return _tick(context) if free else SkipReason(STILL_AT_WORK)
+
+
+def _tick(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     started = time.monotonic()
     try:
-        drifts = _look_at_publications()
+        drifts, error = _look_at_publications()
         with catalog_session() as session:
             health, overview = read_health(session), read_overview(session)
             warning = 1000 * int(get_setting(session, "lag_warning_seconds"))
             sync_conditions(session, "destination:", lag_conditions(health, warning))
             sync_conditions(session, "tables:", table_conditions(health))
             line = "; ".join([status_line(health), *drifts])
-            record_job(session, "replication_monitor", started=started, line=line)
-    except RosettaError as error:
-        return SkipReason(str(error))
+            record_job(session, "replication_monitor", error, started=started, line=line)
+    except RosettaError as failure:
+        return failed_tick("replication_monitor", failure)
     plan = plan_observations(health, Memory.from_cursor(context.cursor), time.time())
     streams = {(one.pipeline, one.destination): one for pipeline in health for one in pipeline.streams}
     rates = {note.health.pipeline: note.rows_per_second for note in plan.pipelines}
@@ -53,14 +60,14 @@ def replication_monitor(context: SensorEvaluationContext) -> SensorResult | Skip
     return SensorResult(asset_events=events, skip_reason=line, cursor=plan.memory.to_cursor())
 
 
-def _look_at_publications() -> list[str]:
-    """Return one line for each publication that drifts, its pipeline being paused now."""
+def _look_at_publications() -> tuple[list[str], str | None]:
+    """Return one line for each publication that drifts, its pipeline being paused now; and why none could be seen."""
     with catalog_session() as session:
         try:
             watched = watched_publications(session)
         except RosettaError as error:
             # Without a key no source can be asked; what the config database tells is shown all the same.
-            return [str(error)]
+            return [str(error)], str(error)
     answers = watch_publications(watched)
     with catalog_session() as session:
-        return act_on_drift(session, watched, answers)
+        return act_on_drift(session, watched, answers), all_failed(answers)

@@ -6,6 +6,7 @@ from dagster import DefaultSensorStatus, RunFailureSensorContext, run_failure_se
 
 from cdc_runner.catalog.events import record_event
 from rosetta_dagster.resources.catalog import catalog_session
+from rosetta_dagster.sensors.cadence import interval_for
 
 _MAX_CHARACTERS = 500
 
@@ -13,6 +14,7 @@ _MAX_CHARACTERS = 500
 @run_failure_sensor(
     name="run_failures",
     monitor_all_code_locations=False,
+    minimum_interval_seconds=interval_for(30),
     default_status=DefaultSensorStatus.RUNNING,
     description="Makes a notification of every failed run, with its reason in one sentence.",
 )

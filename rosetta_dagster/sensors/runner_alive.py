@@ -22,6 +22,7 @@ from rosetta_dagster.jobs.runner import StartRunnerConfig, start_runner
 from rosetta_dagster.resources.catalog import catalog_session, read_runners, record_job
 from rosetta_dagster.resources.runner_process import living
 from rosetta_dagster.sensors.cadence import interval_for
+from rosetta_dagster.sensors.outcome import failed_tick
 from rosetta_dagster.sensors.runner_policy import Incident, decide
 
 _UNFINISHED = [
@@ -47,7 +48,7 @@ def runner_alive(context: SensorEvaluationContext) -> SensorResult | SkipReason:
             runners, auto_start = read_runners(session), bool(get_setting(session, "runner_auto_start"))
             record_job(session, "runner_alive")
     except RosettaError as error:
-        return SkipReason(f"nothing is started while the config database is away: {error}")
+        return failed_tick("runner_alive", error)
     in_progress = RunsFilter(job_name=start_runner.name, statuses=_UNFINISHED)
     alive = living(runners)
     busy = not alive and bool(context.instance.get_run_ids(in_progress, limit=1))

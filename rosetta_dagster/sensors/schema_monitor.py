@@ -11,6 +11,7 @@ from rosetta_dagster.monitoring.schema_watch import changes_of, read_schemas, sc
 from rosetta_dagster.monitoring.sources import all_failed, ask_all, sources_to_ask
 from rosetta_dagster.resources.catalog import catalog_session, record_job
 from rosetta_dagster.sensors.cadence import interval_for
+from rosetta_dagster.sensors.outcome import STILL_AT_WORK, alone, failed_tick
 
 
 @sensor(
@@ -21,6 +22,11 @@ from rosetta_dagster.sensors.cadence import interval_for
     "…) and a notification. What follows at the targets is decided by the pipeline's setting schema_policy.",
 )
 def schema_monitor(context: SensorEvaluationContext) -> SkipReason:
+    with alone("schema_monitor") as free:
+        return _tick(context) if free else SkipReason(STILL_AT_WORK)
+
+
+def _tick(context: SensorEvaluationContext) -> SkipReason:
     started = time.monotonic()
     try:
         with catalog_session() as session:
@@ -29,9 +35,10 @@ def schema_monitor(context: SensorEvaluationContext) -> SkipReason:
         answers = ask_all(sources, read_schemas)
         with catalog_session() as session:
             changes = changes_of(session, sources, answers)
-            store_changes(session, changes)
+        store_changes(catalog_session, changes)
+        with catalog_session() as session:
             line = schema_line(sources, answers, changes)
             record_job(session, "schema_monitor", all_failed(answers), started=started, line=line)
     except RosettaError as error:
-        return SkipReason(str(error))
+        return failed_tick("schema_monitor", error)
     return SkipReason(line)

@@ -12,6 +12,7 @@ from rosetta_dagster.monitoring.machine import PIPELINE_PREFIX, Machine, store_u
 from rosetta_dagster.resources.catalog import catalog_session, read_pipeline_ids, read_runners, record_job
 from rosetta_dagster.resources.runner_process import living
 from rosetta_dagster.sensors.cadence import interval_for
+from rosetta_dagster.sensors.outcome import failed_tick
 
 _TICK_SECONDS = 5
 PIPELINE_SECONDS = 30
@@ -40,7 +41,7 @@ def system_metric_collection(context: SensorEvaluationContext) -> SkipReason:
             store_usage(session, kept)
             record_job(session, "system_metric_collection", started=started, line=line)
     except RosettaError as error:
-        return SkipReason(str(error))
+        return failed_tick("system_metric_collection", error)
     if due:
         context.update_cursor(str(now))
     return SkipReason(line)

@@ -8,6 +8,7 @@ from cdc_runner.errors import RosettaError
 from rosetta_dagster.jobs.partitions import picker_requests
 from rosetta_dagster.resources.catalog import catalog_session, read_health, read_names, record_job
 from rosetta_dagster.sensors.cadence import interval_for
+from rosetta_dagster.sensors.outcome import failed_tick
 
 
 @sensor(
@@ -21,7 +22,7 @@ def table_list_refresh(context: SensorEvaluationContext) -> SensorResult | SkipR
             health, names = read_health(session), read_names(session)
             record_job(session, "table_list_refresh")
     except RosettaError as error:
-        return SkipReason(str(error))
+        return failed_tick("table_list_refresh", error)
     requests = picker_requests(names, context.instance.get_dynamic_partitions)
     counts = ", ".join(f"{one.pipeline}: {len(one.tables)} tables" for one in health)
     return SensorResult(skip_reason=counts or "no pipelines", dynamic_partitions_requests=requests)

@@ -15,6 +15,7 @@ from rosetta_dagster.monitoring.wal import WatchResult, failed_entirely, store_r
 from rosetta_dagster.monitoring.wal_ladder import SlotToDrop, climb, read_limits
 from rosetta_dagster.resources.catalog import catalog_engine, catalog_session, record_job
 from rosetta_dagster.sensors.cadence import interval_for
+from rosetta_dagster.sensors.outcome import STILL_AT_WORK, alone, failed_tick
 
 _TICK_SECONDS = 60
 
@@ -28,6 +29,11 @@ _TICK_SECONDS = 60
     "the pipeline is paused and its slot dropped with a recovery plan.",
 )
 def wal_monitor(context: SensorEvaluationContext) -> SkipReason:
+    with alone("wal_monitor") as free:
+        return _tick(context) if free else SkipReason(STILL_AT_WORK)
+
+
+def _tick(context: SensorEvaluationContext) -> SkipReason:
     started, now = time.monotonic(), time.time()
     try:
         with catalog_session() as session:
@@ -44,7 +50,7 @@ def wal_monitor(context: SensorEvaluationContext) -> SkipReason:
             _tell(session, results)
             record_job(session, "wal_monitor", failed_entirely(results), started=started, line=line)
     except RosettaError as error:
-        return SkipReason(str(error))
+        return failed_tick("wal_monitor", error)
     context.update_cursor(str(now))
     return SkipReason("; ".join([line, *(_drop(one) for one in to_drop)]))
 

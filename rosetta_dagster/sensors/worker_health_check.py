@@ -14,6 +14,7 @@ from rosetta_dagster.monitoring.workers import assess, held_pipelines, store_hea
 from rosetta_dagster.resources.catalog import catalog_session, read_pipeline_states, read_runners, record_job
 from rosetta_dagster.resources.runner_process import living
 from rosetta_dagster.sensors.cadence import interval_for
+from rosetta_dagster.sensors.outcome import failed_tick
 
 
 @sensor(
@@ -37,5 +38,5 @@ def worker_health_check(context: SensorEvaluationContext) -> SkipReason:
             sync_conditions(session, "monitor:", job_conditions(read_jobs(session)))
             record_job(session, "worker_health_check", started=started, line=health.line)
     except RosettaError as error:
-        return SkipReason(str(error))
+        return failed_tick("worker_health_check", error)
     return SkipReason(health.line)

@@ -1,4 +1,7 @@
-"""Rosetta's own definitions, with stand-in pipelines under the runner. ROSETTA_TEST_RUNNER names its directory."""
+"""Rosetta's own definitions, with stand-in pipelines under the runner. ROSETTA_TEST_RUNNER names its directory.
+
+ROSETTA_TEST_CRON is when the schedule credit_monitor ticks, as an hour is too long for a test.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import definitions
 from rosetta_dagster.resources import runner_process
+from rosetta_dagster.schedules.credit_monitor import credit_monitor
 
 _PROGRAM = str(Path(__file__).with_name("stand_in_runner.py"))
 
@@ -17,5 +21,7 @@ def _command() -> list[str]:
 
 
 runner_process.runner_command = _command
+if "ROSETTA_TEST_CRON" in os.environ:
+    credit_monitor._cron_schedule = os.environ["ROSETTA_TEST_CRON"]
 
 rosetta = definitions.rosetta

@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -66,6 +67,19 @@ class DagsterPages:
         ticks: list[dict[str, Any]] = found["sensorState"]["ticks"] if "sensorState" in found else []
         return ticks
 
+    def schedule_ticks(self, schedule: str) -> list[dict[str, Any]]:
+        """Return the newest ticks of a schedule, the newest first."""
+        query = """
+        query Ticks($selector: ScheduleSelector!) {
+          scheduleOrError(scheduleSelector: $selector) {
+            ... on Schedule { scheduleState { ticks(limit: 100) { status timestamp skipReason runIds } } }
+          }
+        }
+        """
+        found = self.ask(query, selector={**_SELECTOR, "scheduleName": schedule})["scheduleOrError"]
+        ticks: list[dict[str, Any]] = found["scheduleState"]["ticks"]
+        return ticks
+
     def launch(self, job: str, config: dict[str, Any] | None = None, partition: str | None = None) -> str:
         """Launch a job as the launchpad does, and return the id of its run."""
         query = """
@@ -113,8 +127,10 @@ _SELECTOR = {"repositoryName": "__repository__", "repositoryLocationName": "rose
 
 
 @contextlib.contextmanager
-def running_pages(catalog: Database, storage: Database, directory: Path) -> Iterator[DagsterPages]:
-    """Start Dagster, wait until its daemon has ticked once, and end it afterwards."""
+def running_pages(
+    catalog: Database, storage: Database, directory: Path, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[DagsterPages]:
+    """Start Dagster with more variables, wait until its daemon has ticked once, and end it afterwards."""
     dagster_home, home = directory / "dagster", directory / "home"
     for path in (dagster_home, home, directory / "runner"):
         path.mkdir(parents=True)
@@ -136,6 +152,7 @@ def running_pages(catalog: Database, storage: Database, directory: Path) -> Iter
         "ROSETTA_DAGSTER_URL": url,
         "ROSETTA_TEST_RUNNER": str(directory / "runner"),
         "PYTHONPATH": str(ROOT),
+        **variables,
     }
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
     with (directory / "dagster.log").open("wb") as log:

@@ -29,6 +29,7 @@ print(json.dumps({
     "assets": sorted(key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()),
     "jobs": sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
     "sensors": {s.name: [s.minimum_interval_seconds, s.default_status.value] for s in repository.sensor_defs},
+    "schedules": {s.name: [s.cron_schedule, s.job_name, s.default_status.value] for s in repository.schedule_defs},
 }))
 """
 
@@ -59,9 +60,16 @@ def test_definitions_load_without_a_config_database_and_without_java(monkeypatch
         "schema_monitor": 59,
         "notification_sender": 29,
         "table_list_refresh": 299,
+        "run_failures": 29,
     }
     for name, interval in wanted.items():
         assert loaded["sensors"][name] == [interval, "RUNNING"]
+    assert loaded["schedules"] == {
+        "credit_monitor": ["7 * * * *", "credit_monitor", "RUNNING"],
+        "overview_pictures": ["5 * * * *", "overview_pictures", "RUNNING"],
+        "prune": ["20 3 * * *", "prune", "RUNNING"],
+        "verify_daily": ["30 2 * * *", "verify", "STOPPED"],
+    }
 
 
 @pytest.mark.pg

@@ -125,3 +125,29 @@ def test_job_forgets_the_assets_of_removed_pipelines_only(catalog, add_pipeline,
         kept.report_runless_asset_event(AssetObservation(key))
     assert prune_job.execute_in_process(instance=kept).success
     assert set(kept.get_asset_keys()) == {pipeline_key("shop"), AssetKey(["other", "asset"])}
+
+
+LASTING = {
+    "history_schema_evolution": "the history of the tables is kept",
+    "slot_recovery_plans": "one for each slot that was ever dropped",
+    "reconciliation_tables": "goes with its reconciliation",
+    "reconcile_fence_destinations": "goes with its fence",
+    "reconcile_fence_keys": "goes with its fence",
+}
+"""Tables that grow with time and are not pruned by themselves, and why."""
+CONFIGURATION = {
+    "sources", "destinations", "pipelines", "pipeline_destinations", "pipelines_destination_table_sync", "tbltag_list",
+    "pipelines_destination_table_sync_tag", "presets", "rosetta_setting_configuration", "pipeline_metadata",
+    "pipelines_progress", "stream_offsets", "capture_offsets", "runner_leases", "table_metadata_list", "wal_monitor",
+    "job_metrics_monitoring", "notification_channels", "schema_migrations",
+}  # fmt: skip
+"""One row a thing that is configured, or its present state."""
+QUEUES = {"queue_backfill_data", "backfill_chunks", "backfills_paused", "dead_letter_queues", "dead_letter_tables"}
+"""The backfill's and the dead letters' own."""
+
+
+def test_every_table_that_grows_with_time_is_pruned_or_said_to_last(catalog) -> None:
+    tables = {name for (name,) in catalog.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+    pruned = {series.table for series in SERIES}
+    assert pruned <= tables
+    assert tables - pruned - set(LASTING) - CONFIGURATION - QUEUES == set()

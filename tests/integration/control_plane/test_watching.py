@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
 from dagster import SensorResult, SkipReason, build_sensor_context
 
@@ -206,3 +209,59 @@ def test_limits_are_in_order_whatever_the_settings_say(catalog) -> None:
     with session_scope(catalog_engine()) as session:
         set_setting(session, "wal_error_megabytes", "9000")
         assert read_limits(session) == Limits(3000, 9000, 9000, 20_000, False)
+
+
+def failures(catalog, job: str) -> list[tuple[bool, int]]:
+    return catalog.execute("SELECT is_error, failures FROM job_metrics_monitoring WHERE key_job_scheduler = %s", (job,))
+
+
+@pytest.mark.parametrize(
+    ("sensor", "job"),
+    [
+        (schema_monitor, "schema_monitor"),
+        (wal_monitor, "wal_monitor"),
+        (replication_monitor, "replication_monitor"),
+        (notification_sender, "notification_sender"),
+    ],
+)
+def test_tick_that_can_read_no_credential_is_not_healthy(catalog, source, instance, monkeypatch, sensor, job) -> None:
+    monkeypatch.setenv("CREDENTIAL_ENCRYPTION_KEY", "too short")
+    assert "CREDENTIAL_ENCRYPTION_KEY" in line(sensor, instance)
+    assert failures(catalog, job) == [(True, 1)]
+
+
+def test_replication_monitor_without_any_answer_is_not_healthy(catalog, source, instance) -> None:
+    catalog.execute("UPDATE sources SET port = 9")
+    line(replication_monitor, instance)
+    assert failures(catalog, "replication_monitor") == [(True, 1)]
+
+
+def test_source_that_never_answers_delays_no_other(catalog, source, add_pipeline) -> None:
+    line(schema_monitor)
+    add_pipeline("silent", ("orders",))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        catalog.execute(
+            "UPDATE sources SET host = '127.0.0.1', port = %s, sslmode = 'disable' WHERE name = 'silent-source'",
+            (silent.getsockname()[1],),
+        )
+        source.execute("ALTER TABLE orders ADD note text")
+        began = time.monotonic()
+        told = line(schema_monitor)
+    assert time.monotonic() - began < 30
+    assert "NEW COLUMN in public.orders" in told
+    assert "not asked silent-source" in told
+    # One source of two answered: the work did what it is for.
+    assert failures(catalog, "schema_monitor") == [(False, 0)]
+
+
+def test_work_that_never_ran_is_told(catalog) -> None:
+    catalog.execute(
+        "INSERT INTO job_metrics_monitoring (key_job_scheduler, last_run_at, created_at)"
+        " VALUES ('runner_alive', now(), now() - interval '1 hour')"
+    )
+    line(worker_health_check)
+    told = [key for key, _, _ in notifications(catalog, "monitor")]
+    assert "monitor:wal_monitor" in told
+    # Within its time, and the one that just ran.
+    assert "monitor:credit_monitor" not in told
+    assert "monitor:worker_health_check" not in told or failures(catalog, "worker_health_check")

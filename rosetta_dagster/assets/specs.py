@@ -101,7 +101,8 @@ def table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:
         deps=[source_table_key(pipeline.source, table.source_schema, table.source_table)],
         group_name=group_of("pipeline", pipeline.name),
         description="\n\n".join(notes),
-        kinds={table.destination_type, "table"},
+        # In the graph, copies of one table in two destinations differ by nothing else.
+        kinds={table.destination_type, table.destination},
         owners=owners_of(table.tags),
         tags={
             "rosetta/pipeline": pipeline.name,

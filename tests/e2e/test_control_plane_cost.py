@@ -24,7 +24,7 @@ from cdc_runner.catalog.pipelines import source_place
 from cdc_runner.catalog.settings import set_setting
 from tests.support.browser import CHROMIUM, Browser, browsing
 from tests.support.catalog import store_pipeline
-from tests.support.dagster_pages import DagsterPages, running_pages
+from tests.support.dagster_pages import DagsterPages, dagster_processes, running_pages
 from tests.support.servers import PostgresServer
 from tests.support.waiting import wait_for
 
@@ -78,27 +78,6 @@ def pages(
     finally:
         for server, database in ((config_server, catalog), (config_server, storage), (source_server, source)):
             server.drop_database(database.name)
-
-
-def processes(port: str) -> dict[str, list[psutil.Process]]:
-    """Dagster's own processes by their part: those below the one with this port in its command line."""
-    for process in psutil.process_iter():
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            continue
-        if "dagster" in command and "dev" in command and port in command:
-            found: dict[str, list[psutil.Process]] = {}
-            for one in (process, *process.children(recursive=True)):
-                found.setdefault(part_of(one), []).append(one)
-            return found
-    raise AssertionError("Dagster is not there")
-
-
-def part_of(process: psutil.Process) -> str:
-    command = " ".join(process.cmdline())
-    parts = {"_daemon": "daemon", "webserver": "webserver", "code-server": "code server", "api grpc": "code server"}
-    return next((part for word, part in parts.items() if word in command), "other")
 
 
 def postgres_of(server: PostgresServer) -> psutil.Process:
@@ -157,7 +136,7 @@ def idle(pages: DagsterPages, server: PostgresServer) -> bool:
 def test_every_sensor_and_schedule_keeps_its_cadence_at_a_small_cost(pages, config_server, tmp_path) -> None:
     wait_for(lambda: idle(pages, config_server), 900, "everything to be told once")
     databases = {name: f"test_cost_{name}" for name in ("config", "dagster")}
-    found, server = processes(pages.url.rpartition(":")[2]), postgres_of(config_server)
+    found, server = dagster_processes(pages.url), postgres_of(config_server)
     before = {name: written(config_server, database) for name, database in databases.items()}
     wal = config_server.execute("SELECT pg_current_wal_lsn() - '0/0'")[0][0]
     sessions = opened(config_server)

@@ -13,7 +13,7 @@ import pytest
 
 from cdc_runner.catalog.database import open_catalog
 from tests.support.catalog import store_pipeline
-from tests.support.dagster_pages import DagsterPages, running_pages
+from tests.support.dagster_pages import DagsterPages, dagster_processes, running_pages
 from tests.support.servers import PostgresServer
 from tests.support.waiting import wait_for
 
@@ -130,6 +130,24 @@ def test_browser_shows_the_health_of_a_pipeline(pages, tmp_path: Path) -> None:
 
     wait_for(seen, PATIENCE, "the page to show numbers")
     wait_for(pictured, PATIENCE, "a picture of the page")
+
+
+def test_dagster_that_is_killed_part_by_part_leaves_the_runner_alone(pages) -> None:
+    """The last one here: nothing of Dagster is left."""
+    runner = wait_for(lambda: living_runner(pages), PATIENCE, "a runner")
+    parts = dagster_processes(pages.url)
+    for part in ("code server", "daemon", "webserver"):
+        for process in parts[part]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    killed = pages.catalog.execute("SELECT now()")[0][0]
+
+    def reported() -> bool:
+        query = "SELECT count(*) FROM runner_heartbeats WHERE state = 'RUNNING' AND pid = %s AND heartbeat_at > %s"
+        return bool(pages.catalog.execute(query, (runner, killed))[0][0])
+
+    wait_for(reported, PATIENCE, "a heartbeat after Dagster's end")
+    assert living_runner(pages) == runner
 
 
 def browse(url: str, directory: Path, *arguments: str) -> str:

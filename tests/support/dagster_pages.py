@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import httpx
+import psutil
 
 from rosetta_dagster.embedded import port as loopback_port
 from tests.support.catalog import KEY
@@ -124,6 +125,29 @@ class DagsterPages:
 
 
 _SELECTOR = {"repositoryName": "__repository__", "repositoryLocationName": "rosetta"}
+
+
+def dagster_processes(url: str) -> dict[str, list[psutil.Process]]:
+    """Return Dagster's own processes by their part: those below the one with this address's port in its command."""
+    port = url.rpartition(":")[2]
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+        except psutil.Error:
+            continue
+        if "dagster" in command and "dev" in command and port in command:
+            found: dict[str, list[psutil.Process]] = {}
+            for one in (process, *process.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found.setdefault(_part_of(one), []).append(one)
+            return found
+    raise AssertionError("Dagster is not there")
+
+
+def _part_of(process: psutil.Process) -> str:
+    command = " ".join(process.cmdline())
+    parts = {"_daemon": "daemon", "webserver": "webserver", "code-server": "code server", "api grpc": "code server"}
+    return next((part for word, part in parts.items() if word in command), "other")
 
 
 @contextlib.contextmanager

@@ -218,7 +218,7 @@ def browsed(browser: Browser, url: str) -> dict[str, Any]:
             first.setdefault(one.operation, one.seconds or 0.0)
         slowest = max(first, key=lambda name: first[name])
         looks.append({"slowest": round(first[slowest], 2), "operation": slowest, "answers": len(first)})
-    return min(looks, key=lambda look: look["slowest"])  # type: ignore[no-any-return]
+    return min(looks, key=lambda look: look["slowest"])
 
 
 def per_day(before: dict[str, int], after: dict[str, int], seconds: float) -> dict[str, int]:

@@ -212,7 +212,8 @@ def test_limits_are_in_order_whatever_the_settings_say(catalog) -> None:
 
 
 def failures(catalog, job: str) -> list[tuple[bool, int]]:
-    return catalog.execute("SELECT is_error, failures FROM job_metrics_monitoring WHERE key_job_scheduler = %s", (job,))
+    query = "SELECT is_error, failures FROM job_metrics_monitoring WHERE key_job_scheduler = %s"
+    return [(bool(failed), int(count)) for failed, count in catalog.execute(query, (job,))]
 
 
 @pytest.mark.parametrize(

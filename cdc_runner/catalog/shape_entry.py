@@ -76,6 +76,27 @@ def table_shape(
     )
 
 
+def shape_fields(shape: TableShape) -> dict[str, Any]:
+    """Return the fields of an entry that ask for a shape; an entry with them has that very shape."""
+    fields: dict[str, Any] = {
+        # Not as text: what is written is not read the same again, and another filter loads the table anew.
+        "filter": None if shape.filter is None else RowFilter(shape.filter, shape.filter_columns),
+        "columns": None if shape.columns is None else list(shape.columns),
+        "exclude": list(shape.exclude),
+        "rename": dict(shape.rename),
+        "mask": {name: _mask_field(mask) for name, mask in shape.masks},
+        "custom_sql": shape.custom_sql,
+        "mode": None if shape.mode is SyncMode.MIRROR else shape.mode.value,
+    }
+    return {name: value for name, value in fields.items() if value not in (None, [], {})}
+
+
+def _mask_field(mask: Mask) -> str | dict[str, int | str | None]:
+    if mask.kind is MaskKind.TRUNCATE:
+        return {"truncate": mask.length}
+    return {"constant": mask.text} if mask.kind is MaskKind.CONSTANT else mask.kind.value
+
+
 def shown_shape(shape: TableShape) -> str:
     """Return a shape as one line for the plan of an apply; empty for a plain copy."""
     parts = []

@@ -11,9 +11,10 @@ from cdc_runner.catalog.apply_file import apply_configuration
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.file_format import check_configuration
 from cdc_runner.catalog.models import Pipeline, PipelineDestination
-from cdc_runner.catalog.pipelines import refuse_when_running
+from cdc_runner.catalog.pipelines import refuse_when_running, stored_shape
 from cdc_runner.catalog.plan import Plan
 from cdc_runner.catalog.repositories import get_pipeline, lock_configuration
+from cdc_runner.catalog.shape_entry import shape_fields
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.services.pipeline import forget_at_destination
 from cdc_runner.services.removal import Removal
@@ -33,12 +34,12 @@ def _destination_entry(row: PipelineDestination) -> dict[str, Any]:
     for sync in row.table_syncs:
         if sync.origin != "DECLARED":
             continue
+        # Whatever is left out here would be undone by the next change of the pipeline, a mask among it.
         fields = {
             "table": sync.table_name,
             "target": sync.table_name_target,
-            "filter": sync.filter_sql,
-            "custom_sql": sync.custom_sql,
             "tags": [tag.tag for tag in sync.tags],
+            **shape_fields(stored_shape(sync)),
         }
         tables.append({name: value for name, value in fields.items() if value})
     return {"destination": row.destination.name, **({"tables": tables} if tables else {})}
@@ -106,8 +107,8 @@ def add_table(
         session: of the caller.
         name: of the pipeline.
         destination: one of its destinations.
-        table: `table`, and if wanted `target`, `filter`, `custom_sql`, `tags`, as in a configuration file. One with the
-            same table and target takes the place of the one before.
+        table: `table`, and if wanted `target`, `tags` and the fields of its shape, as in a configuration file. One with
+            the same table and target takes the place of the one before.
         keyring: of the credentials.
 
     Raises:
@@ -118,7 +119,7 @@ def add_table(
     entry = pipeline_entry(pipeline)
     _row(pipeline, destination)
     one = next(one for one in entry["destinations"] if one["destination"] == destination)
-    given = {field: value for field, value in table.items() if value not in (None, "", [])}
+    given = {field: value for field, value in table.items() if value not in (None, "", [], {})}
     same = (given.get("table"), given.get("target"))
     tables = [old for old in one.get("tables", []) if (old["table"], old.get("target")) != same]
     one["tables"] = [*tables, given]

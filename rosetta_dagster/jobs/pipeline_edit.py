@@ -3,6 +3,8 @@
 # The services reach into the engine and its libraries: they are imported by a run, never by the code server.
 # Annotations stay objects here: Dagster looks at the one of `context` before it could resolve a text.
 
+from typing import Any
+
 from dagster import Config, Failure, MetadataValue, OpExecutionContext, op
 from pydantic import Field
 
@@ -40,6 +42,15 @@ class TableConfig(DestinationConfig):
     table: str = Field(description="schema.table at the source, or a pattern with * and ?.")
     target: str = Field(default="", description="Another name at the target. Empty: the same name.")
     filter: str = Field(default="", description="Only rows that pass this condition are copied.")
+    columns: list[str] = Field(default=[], description="The only columns to copy. Empty: all of them.")
+    exclude: list[str] = Field(default=[], description="Columns to leave out.")
+    rename: dict[str, str] = Field(default={}, description="Column at the source: its name at the target.")
+    mask: dict[str, Any] = Field(
+        default={},
+        description="Column: hash, 'null', {truncate: NUMBER OF CHARACTERS} or {constant: TEXT}. The target never "
+        "gets the value itself.",
+    )
+    mode: str = Field(default="", description="mirror (default), or soft_delete: rows that are gone stay, marked.")
     custom_sql: str = Field(default="", description="SELECT that shapes the rows.")
     tags: list[str] = Field(default=[], description="Smart tags.")
 

@@ -117,6 +117,28 @@ def test_pipeline_is_created_and_what_it_copies_is_changed(catalog, launch, add_
     assert "2 pipelines" in launch("list_pipelines")["result"]
 
 
+def test_change_of_a_pipeline_leaves_masks_and_filters_of_its_tables(catalog, launch) -> None:
+    launch("create_source", name="billing", **SOURCE)
+    target = {"type": "postgres", "host": "h", "database": "d", "username": "u", "password_env": "ANY_PASSWORD"}
+    launch("create_destination", name="one", **target)
+    launch("create_destination", name="two", **target)
+    launch("create_pipeline", name="bills", source="billing", destinations=["one"])
+    shaped = {
+        "filter": "region = 'EU'", "exclude": ["notes"], "rename": {"id": "key"}, "mode": "soft_delete",
+        "mask": {"email": "hash", "phone": {"truncate": 3}, "name": {"constant": "x"}, "iban": "null"},
+    }  # fmt: skip
+    launch("add_pipeline_table", "bills", destination="one", table="public.invoices", tags=["pii"], **shaped)
+    stored = "SELECT filter_sql, shape FROM pipelines_destination_table_sync WHERE table_name = 'public.invoices'"
+    ((condition, shape),) = catalog.execute(stored)
+    assert set(shape["mask"]) == {"email", "phone", "name", "iban"} and shape["mask"]["phone"]["length"] == 3
+    launch("add_pipeline_table", "bills", destination="one", table="public.items", columns=["id", "price"])
+    launch("add_pipeline_destination", "bills", destination="two")
+    launch("change_pipeline_settings", "bills", settings={"load_workers": "3"})
+    assert catalog.execute(stored) == [(condition, shape)]
+    ((tags,),) = catalog.execute("SELECT count(*) FROM pipelines_destination_table_sync_tag")
+    assert tags == 1
+
+
 def test_tables_publication_and_slot_of_a_real_source(catalog, launch, source_database) -> None:
     server = source_database.server
     source_database.execute("CREATE TABLE orders (id int PRIMARY KEY); CREATE TABLE loose (a int)")

@@ -18,6 +18,7 @@ from rosetta_dagster.jobs.destinations import DESTINATION_JOBS
 from rosetta_dagster.jobs.notifications import NOTIFICATION_JOBS
 from rosetta_dagster.jobs.pipeline_edit import PIPELINE_EDIT_JOBS
 from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
+from rosetta_dagster.jobs.preview import PREVIEW_JOBS
 from rosetta_dagster.jobs.reconcile import RECONCILE_JOBS, verify_daily
 from rosetta_dagster.jobs.runner import start_runner, stop_runner
 from rosetta_dagster.jobs.settings import SETTING_JOBS
@@ -49,6 +50,7 @@ _JOBS = [
     *NOTIFICATION_JOBS,
     *CONFIGURATION_JOBS,
     *RECONCILE_JOBS,
+    *PREVIEW_JOBS,
     credit_monitor_job,
     overview_pictures_job,
     prune_job,

@@ -191,6 +191,8 @@ _DEFINITIONS = (
                       "MB/s", 0, 100_000),
     SettingDefinition("verify_statement_seconds", "integer", 300,
                       "Longest time of one statement while tables are compared.", "seconds", 5, 86_400),
+    SettingDefinition("preview_at_once", "integer", 2,
+                      "Previews that run at once on a host; more wait for their turn.", "", 1, 64),
     SettingDefinition("timezone", "timezone", "Asia/Jakarta", "Time zone of displayed times and of day boundaries."),
     SettingDefinition("runner_auto_start", "boolean", True,
                       "Whether Dagster starts a runner when none lives; off while one is stopped on purpose."),

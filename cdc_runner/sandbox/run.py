@@ -120,6 +120,10 @@ def run_statement(
     watcher.start()
     try:
         data = _exchange(process, _request(sql, tables, limits, check_only=check_only), deadline, limits.seconds)
+    except BaseException:
+        # Ctrl-C, or the end of the run that asked: nobody waits for the statement any more.
+        process.kill()
+        raise
     finally:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psycopg2
@@ -49,6 +53,50 @@ class PreviewPlan:
     masks: tuple[tuple[str, dict[str, Mask]], ...]
     mask_key: SecretStr | None
 
+    def digest(self, sql: str, sample_rows: int) -> str:
+        """Return a hash of what a result depends on, but for the rows: statement, source, tables, masks, their key."""
+        address = self.address
+        content = {
+            "sql": sql,
+            "rows": sample_rows,
+            "source": [address.host, address.port, address.database, address.username],
+            "tables": self.patterns,
+            "masks": [
+                [table, [[name, asdict(mask)] for name, mask in sorted(masks.items())]] for table, masks in self.masks
+            ],
+            "key": None
+            if self.mask_key is None
+            else hashlib.sha256(self.mask_key.get_secret_value().encode()).hexdigest(),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Cancellation:
+    """Ends a preview from another thread: its query at the source, and its process."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._lock = threading.Lock()
+        self._connection: psycopg2.extensions.connection | None = None
+
+    def cancel(self) -> None:
+        """End what runs, and let nothing more begin."""
+        self.event.set()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.cancel()
+
+    @contextmanager
+    def covering(self, connection: psycopg2.extensions.connection) -> Iterator[None]:
+        """Cover the queries of a connection during the block."""
+        with self._lock:
+            self._connection = connection
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connection = None
+
 
 def plan_preview(session: Session, source: str, keyring: Keyring | None = None) -> PreviewPlan:
     """Return what a preview of a source needs to know of the catalog.
@@ -68,7 +116,13 @@ def plan_preview(session: Session, source: str, keyring: Keyring | None = None) 
     return PreviewPlan(source_address(row, keys), tuple(row.table_patterns), tuple(one for one in masks if one[1]), key)
 
 
-def preview(plan: PreviewPlan, sql: str, sample_rows: int = 1000, limits: SandboxLimits | None = None) -> SandboxResult:
+def preview(
+    plan: PreviewPlan,
+    sql: str,
+    sample_rows: int = 1000,
+    limits: SandboxLimits | None = None,
+    cancellation: Cancellation | None = None,
+) -> SandboxResult:
     """Run a SELECT over the first rows of the tables that it names.
 
     Args:
@@ -76,6 +130,7 @@ def preview(plan: PreviewPlan, sql: str, sample_rows: int = 1000, limits: Sandbo
         sql: one SELECT of DuckDB; tables stand without schema.
         sample_rows: rows read of each table, 10,000 at most.
         limits: of the sandbox.
+        cancellation: ends it early; its state is then CANCELLED.
 
     Raises:
         RosettaError: CONFIG_INVALID for a wrong number of rows, and the source kinds. What is wrong with the statement
@@ -83,23 +138,39 @@ def preview(plan: PreviewPlan, sql: str, sample_rows: int = 1000, limits: Sandbo
     """
     if not 1 <= sample_rows <= MAX_SAMPLE_ROWS:
         raise RosettaError(ErrorKind.CONFIG_INVALID, f"sample rows must be between 1 and {MAX_SAMPLE_ROWS}")
+    cancellation = cancellation or Cancellation()
+    cancelled = cancellation.event
     try:
         connection = connect(
             plan.address, application_name="rosetta preview", settings={"statement_timeout": READ_TIMEOUT}
         )
         try:
             connection.set_session(readonly=True, autocommit=True)
-            offered = _offered(read_tables(connection, list(plan.patterns)))
-            empty = [SandboxTable(name, (), pa.table({})) for name in offered]
-            checked = run_statement(sql, empty, limits, check_only=True)
-            if checked.state != "CHECKED":
-                return checked
-            tables = [_sample(connection, plan, offered[name], sample_rows) for name in checked.tables]
+            with cancellation.covering(connection):
+                offered = _offered(read_tables(connection, list(plan.patterns)))
+                empty = [SandboxTable(name, (), pa.table({})) for name in offered]
+                checked = run_statement(sql, empty, limits, check_only=True, cancelled=cancelled)
+                if checked.state != "CHECKED":
+                    return checked
+                tables = [
+                    _sample(connection, plan, offered[name], sample_rows)
+                    for name in checked.tables
+                    if not cancelled.is_set()
+                ]
         finally:
             connection.close()
+    except psycopg2.errors.QueryCanceled as error:
+        if not cancelled.is_set():
+            raise classify(error, "source") from error
+        return cancelled_result()
     except psycopg2.Error as error:
         raise classify(error, "source") from error
-    return run_statement(sql, tables, limits)
+    return cancelled_result() if cancelled.is_set() else run_statement(sql, tables, limits, cancelled=cancelled)
+
+
+def cancelled_result() -> SandboxResult:
+    """Return the result of a preview that was cancelled before its statement ran."""
+    return SandboxResult("CANCELLED", "it was cancelled", (), None, (), None, False, 0.0, 0, "unknown")
 
 
 def _offered(tables: Sequence[TableSchema]) -> dict[str, TableSchema]:

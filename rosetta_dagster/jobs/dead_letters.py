@@ -15,7 +15,7 @@ from pydantic import Field
 
 from cdc_runner.catalog.environment import read_environment
 from rosetta_dagster.jobs.outcome import engine_outcome
-from rosetta_dagster.jobs.partitions import PIPELINES
+from rosetta_dagster.jobs.partitions import PIPELINES, one_at_a_time
 from rosetta_dagster.resources.catalog import catalog_engine
 
 _LISTED = 200
@@ -176,6 +176,7 @@ def inspect_dead_letter() -> None:
 
 @job(
     partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "letters"),
     executor_def=in_process_executor,
     tags=_TAGS,
     description="Gives a dead letter other values, from a file; a replay writes them.",
@@ -186,6 +187,7 @@ def edit_dead_letter() -> None:
 
 @job(
     partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "letters"),
     executor_def=in_process_executor,
     tags=_TAGS,
     description="Brings what waits into the destinations, in order for each key. A dry run unless told otherwise.",
@@ -206,6 +208,7 @@ def export_dead_letters() -> None:
 
 @job(
     partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "letters"),
     executor_def=in_process_executor,
     tags=_TAGS,
     description="Removes what waits without applying it, and records that. A dry run unless told otherwise.",

@@ -143,12 +143,14 @@ change_destination = verb_job(
     change_destination_op,
     name="change_destination",
     picker=DESTINATIONS,
+    kind="change",
     description="Changes address, credentials or schema of a destination; what stays empty is left as it is.",
 )
 duplicate_destination = verb_job(
     duplicate_destination_op,
     name="duplicate_destination",
     picker=DESTINATIONS,
+    kind="change",
     description="Copies a destination under another name.",
 )
 test_destination = verb_job(
@@ -167,6 +169,7 @@ remove_destination = verb_job(
     remove_destination_op,
     name="remove_destination",
     picker=DESTINATIONS,
+    kind="change",
     description="Removes a destination that no pipeline feeds; its tables stay. A dry run unless told otherwise.",
 )
 

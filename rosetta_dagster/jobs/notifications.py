@@ -168,12 +168,14 @@ change_notification_channel = verb_job(
     change_channel_op,
     name="change_notification_channel",
     picker=CHANNELS,
+    kind="change",
     description="Turns a channel on or off, or changes how severe a notification must be for it.",
 )
 remove_notification_channel = verb_job(
     remove_channel_op,
     name="remove_notification_channel",
     picker=CHANNELS,
+    kind="change",
     description="Removes a channel. A dry run unless told otherwise.",
 )
 test_notification = verb_job(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from dagster import AddDynamicPartitionsRequest, DeleteDynamicPartitionsRequest, DynamicPartitionsDefinition
+from dagster import (
+    AddDynamicPartitionsRequest,
+    DeleteDynamicPartitionsRequest,
+    DynamicPartitionsDefinition,
+    PartitionedConfig,
+)
 
 PIPELINES = DynamicPartitionsDefinition(name="pipelines")
 SOURCES = DynamicPartitionsDefinition(name="sources")
@@ -14,6 +19,19 @@ CHANNELS = DynamicPartitionsDefinition(name="notification_channels")
 _PICKERS = {"pipelines": PIPELINES, "sources": SOURCES, "destinations": DESTINATIONS, "notification_channels": CHANNELS}
 
 PartitionRequest = AddDynamicPartitionsRequest | DeleteDynamicPartitionsRequest
+
+
+def one_at_a_time(picker: DynamicPartitionsDefinition, kind: str) -> PartitionedConfig:
+    """Return a job's configuration that lets one run of a kind at a time take a name of a picker.
+
+    The runs carry the tag `rosetta/KIND`, which dagster.yaml limits. Kinds do not wait for each other: whoever compares
+    a pipeline for hours must not keep anybody from pausing it.
+    """
+    return PartitionedConfig(
+        partitions_def=picker,
+        run_config_for_partition_key_fn=lambda _: {},
+        tags_for_partition_key_fn=lambda name: {f"rosetta/{kind}": name},
+    )
 
 
 def picker_requests(

@@ -184,18 +184,21 @@ add_pipeline_destination = verb_job(
     add_destination_op,
     name="add_pipeline_destination",
     picker=PIPELINES,
+    kind="change",
     description="Lets a pipeline feed one more destination.",
 )
 remove_pipeline_destination = verb_job(
     detach_destination_op,
     name="remove_pipeline_destination",
     picker=PIPELINES,
+    kind="change",
     description="Lets a paused pipeline feed a destination no more; its tables stay. A dry run unless told otherwise.",
 )
 add_pipeline_table = verb_job(
     add_table_op,
     name="add_pipeline_table",
     picker=PIPELINES,
+    kind="change",
     description="Declares a table or pattern of a pipeline's destination: target name, filter, SQL, tags. With the "
     "first declared table only declared ones are copied. One with the same table and target is replaced.",
 )
@@ -203,12 +206,14 @@ remove_pipeline_table = verb_job(
     remove_table_op,
     name="remove_pipeline_table",
     picker=PIPELINES,
+    kind="change",
     description="Takes a declared table from a pipeline's destination. A dry run unless told otherwise.",
 )
 change_pipeline_settings = verb_job(
     pipeline_settings_op,
     name="change_pipeline_settings",
     picker=PIPELINES,
+    kind="change",
     description="Gives a pipeline settings of its own, over the global ones.",
 )
 

@@ -11,7 +11,7 @@ from cdc_runner.catalog.repositories import get_pipeline
 from rosetta_dagster.assets.events import pipeline_summary
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.jobs.outcome import engine_outcome
-from rosetta_dagster.jobs.partitions import PIPELINES
+from rosetta_dagster.jobs.partitions import PIPELINES, one_at_a_time
 from rosetta_dagster.resources.catalog import PipelineHealth, catalog_session, read_health
 
 _LISTED_TABLES = 200
@@ -118,6 +118,7 @@ _TAGS = {"dagster/max_runtime": "120"}
 
 @job(
     partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "change"),
     executor_def=in_process_executor,
     tags=_TAGS,
     description="Lets a pipeline replicate. The runner starts it within seconds; one in ERROR is tried again.",
@@ -128,6 +129,7 @@ def start_pipeline() -> None:
 
 @job(
     partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "change"),
     executor_def=in_process_executor,
     tags=_TAGS,
     description="Stops a pipeline after its present batch; it continues where it was. Its slot keeps WAL at the source "
@@ -139,6 +141,7 @@ def pause_pipeline() -> None:
 
 @job(
     partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "change"),
     executor_def=in_process_executor,
     tags=_TAGS,
     description="Copies every table of a pipeline again from a new snapshot. A dry run unless told otherwise.",
@@ -149,6 +152,7 @@ def refresh_pipeline() -> None:
 
 @job(
     partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "change"),
     executor_def=in_process_executor,
     tags=_TAGS,
     description="Removes a paused pipeline with its slot and publication at the source; target tables stay. A dry run "

@@ -29,7 +29,7 @@ from pydantic import Field
 
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.jobs.outcome import engine_outcome
-from rosetta_dagster.jobs.partitions import PIPELINES
+from rosetta_dagster.jobs.partitions import PIPELINES, one_at_a_time
 from rosetta_dagster.resources.catalog import catalog_engine
 
 RECONCILIATION = "reconciliation"
@@ -172,6 +172,7 @@ _TAGS = {"dagster/max_runtime": "86400"}
 
 @job(
     partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "compare"),
     executor_def=in_process_executor,
     tags=_TAGS,
     description="Compares every row of a pipeline's source and destinations at one position while the stream flows; "
@@ -183,6 +184,7 @@ def verify() -> None:
 
 @job(
     partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "compare"),
     executor_def=in_process_executor,
     tags=_TAGS,
     description="Fetches rows that differ again from the source, deletes those that it does not have, and compares "

@@ -306,15 +306,21 @@ change_source = verb_job(
     change_source_op,
     name="change_source",
     picker=SOURCES,
+    kind="change",
     description="Changes address, credentials, patterns or engine of a source; what stays empty is left as it is.",
 )
 duplicate_source = verb_job(
-    duplicate_source_op, name="duplicate_source", picker=SOURCES, description="Copies a source under another name."
+    duplicate_source_op,
+    name="duplicate_source",
+    picker=SOURCES,
+    kind="change",
+    description="Copies a source under another name.",
 )
 remove_source = verb_job(
     remove_source_op,
     name="remove_source",
     picker=SOURCES,
+    kind="change",
     description="Removes a source that no pipeline uses, its slot and publication. A dry run unless told otherwise.",
 )
 test_source = verb_job(
@@ -336,30 +342,35 @@ register_tables = verb_job(
     register_tables_op,
     name="register_tables",
     picker=SOURCES,
+    kind="change",
     description="Lets a source take more tables: named, by pattern, or by preset.",
 )
 unregister_tables = verb_job(
     unregister_tables_op,
     name="unregister_tables",
     picker=SOURCES,
+    kind="change",
     description="Takes tables or patterns off a source's list. A dry run unless told otherwise.",
 )
 create_publication = verb_job(
     create_publication_op,
     name="create_publication",
     picker=SOURCES,
+    kind="change",
     description="Makes a source's publication now, or adds tables to it. A pipeline does this by itself at its start.",
 )
 drop_publication = verb_job(
     drop_publication_op,
     name="drop_publication",
     picker=SOURCES,
+    kind="change",
     description="Drops a source's publication; its pipeline must be paused. A dry run unless told otherwise.",
 )
 drop_slot = verb_job(
     drop_slot_op,
     name="drop_slot",
     picker=SOURCES,
+    kind="change",
     description="Drops a source's slot with a recorded recovery plan; its pipeline must be paused. A dry run unless "
     "told otherwise. The slot itself is made by the pipeline's first start, together with the snapshot of its load.",
 )

@@ -19,6 +19,7 @@ from dagster import (
 )
 
 from cdc_runner.errors import ErrorKind, RosettaError
+from rosetta_dagster.jobs.partitions import one_at_a_time
 
 LISTED = 500
 Cell = str | int | float | bool
@@ -31,15 +32,29 @@ def verb_job(
     description: str,
     picker: DynamicPartitionsDefinition | None = None,
     max_runtime_seconds: int = 300,
+    tags: Mapping[str, str] | None = None,
+    kind: str | None = None,
 ) -> JobDefinition:
-    """Return the job of one operation; with a picker the launchpad offers the names."""
+    """Return the job of one operation; with a picker the launchpad offers the names.
+
+    Args:
+        operation: all that it does.
+        name: its name.
+        description: what it does, for the pages.
+        picker: whose names it takes; None for a job that takes none.
+        max_runtime_seconds: after which Dagster ends it.
+        tags: of its runs.
+        kind: runs of one kind (`change`, …) follow each other for each name of the picker; None for one that looks.
+    """
+    settings: dict[str, Any] = {"config": one_at_a_time(picker, kind)} if picker and kind else {}
 
     @job(
         name=name,
         partitions_def=picker,
         executor_def=in_process_executor,
-        tags={"dagster/max_runtime": str(max_runtime_seconds)},
+        tags={"dagster/max_runtime": str(max_runtime_seconds), **(tags or {})},
         description=description,
+        **settings,
     )
     def single() -> None:
         operation()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dagster import JobDefinition
 
 from cdc_runner.catalog.credentials import Keyring
@@ -171,6 +173,27 @@ def test_tables_publication_and_slot_of_a_real_source(catalog, launch, source_da
     assert "is dropped" in launch("drop_publication", "shop", dry_run=False)["result"]
 
 
+def test_preview_of_a_source(catalog, launch, instance, source_database, monkeypatch) -> None:
+    server = source_database.server
+    source_database.execute("CREATE TABLE orders (id int PRIMARY KEY, note text)")
+    source_database.execute("INSERT INTO orders VALUES (1, 'a,b'), (2, NULL)")
+    monkeypatch.setenv("SHOP_PASSWORD", server.password)
+    launch("create_source", name="shop", host=server.host, port=server.port, database=source_database.name,
+           username=server.username, password_env="SHOP_PASSWORD")  # fmt: skip
+    found = launch("preview", "shop", sql="SELECT id, note, id * 2 AS twice, id FROM orders ORDER BY id")
+    assert found["result"] == "2 rows of 4 columns" and found["state"] == "COMPLETED"
+    assert [list(row.data.values()) for row in found["rows"].records] == [
+        ["1", "a,b", "2", "1"],
+        ["2", "NULL", "4", "2"],
+    ]
+    assert found["cache"].startswith("none: REDIS_URL is not set")
+    _, _, run, _, key, _ = found["CSV"].split("/")
+    log = instance.compute_log_manager.get_captured_local_path([run, "compute_logs", key], "out")
+    assert Path(log).read_text() == 'id,note,twice,id\n1,"a,b",2,1\n2,,4,2\n'
+    refused = launch("preview", "shop", succeeds=False, sql="SELECT * FROM read_text('/etc/passwd')")
+    assert refused["failure"].startswith("REFUSED: table function read_text")
+
+
 def test_settings_history_and_notifications(catalog, launch, add_pipeline, monkeypatch) -> None:
     add_pipeline("shop")
     assert "settings" in launch("show_settings")["result"]
@@ -190,6 +213,24 @@ def test_settings_history_and_notifications(catalog, launch, add_pipeline, monke
     assert "dry run" in launch("remove_notification_channel", "hook")["result"]
     launch("remove_notification_channel", "hook", dry_run=False)
     assert catalog.execute("SELECT count(*) FROM notification_channels") == [(0,)]
+
+
+def test_changes_of_a_pipeline_follow_each_other_and_never_wait_for_a_comparison() -> None:
+    from rosetta_dagster.control_plane import _JOBS
+
+    tags = {
+        job.name: job.get_tags_for_partition_key("shop", selected_asset_keys=None)
+        for job in _JOBS
+        if job.partitions_def
+    }
+    limits = yaml.safe_load((Path(__file__).parents[3] / "dagster.yaml").read_text())["concurrency"]["runs"]
+    limited = {one["key"] for one in limits["tag_concurrency_limits"]}
+    assert {"rosetta/change", "rosetta/compare"} <= limited and "dagster/partition" not in limited
+    assert tags["pause_pipeline"]["rosetta/change"] == tags["remove_pipeline"]["rosetta/change"] == "shop"
+    for name in ("verify", "repair"):
+        assert "rosetta/change" not in tags[name] and tags[name]["rosetta/compare"] == "shop"
+    for name in ("preview", "doctor", "list_source_tables", "test_source"):
+        assert not limited & tags[name].keys(), name
 
 
 def test_every_destructive_job_is_a_dry_run_unless_told_otherwise() -> None:

@@ -18,11 +18,13 @@ from rosetta_dagster.jobs.destinations import DESTINATION_JOBS
 from rosetta_dagster.jobs.notifications import NOTIFICATION_JOBS
 from rosetta_dagster.jobs.pipeline_edit import PIPELINE_EDIT_JOBS
 from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
+from rosetta_dagster.jobs.presets import PRESET_JOBS
 from rosetta_dagster.jobs.preview import PREVIEW_JOBS
 from rosetta_dagster.jobs.reconcile import RECONCILE_JOBS, verify_daily
 from rosetta_dagster.jobs.runner import start_runner, stop_runner
 from rosetta_dagster.jobs.settings import SETTING_JOBS
 from rosetta_dagster.jobs.sources import SOURCE_JOBS
+from rosetta_dagster.jobs.tags import TAG_JOBS
 from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows
 from rosetta_dagster.schedules.credit_monitor import credit_monitor, credit_monitor_job
 from rosetta_dagster.schedules.overview_pictures import overview_pictures, overview_pictures_job
@@ -51,6 +53,8 @@ _JOBS = [
     *CONFIGURATION_JOBS,
     *RECONCILE_JOBS,
     *PREVIEW_JOBS,
+    *PRESET_JOBS,
+    *TAG_JOBS,
     credit_monitor_job,
     overview_pictures_job,
     prune_job,

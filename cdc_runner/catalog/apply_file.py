@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from cdc_runner.catalog.application import Application, shown, stored_secret
 from cdc_runner.catalog.apply_channels import apply_channels, check_channels
 from cdc_runner.catalog.apply_pipelines import apply_pipelines, check_pipelines
+from cdc_runner.catalog.apply_presets import apply_presets
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.entry_fields import ConfigurationProblems
 from cdc_runner.catalog.file_format import (
@@ -83,6 +84,7 @@ def apply_configuration(
     _apply_sources(run)
     _apply_destinations(run)
     session.flush()
+    apply_presets(run)
     apply_pipelines(run)
     session.flush()
     apply_channels(run)

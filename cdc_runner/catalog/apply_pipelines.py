@@ -189,4 +189,6 @@ def _tags(session: Session, names: list[str]) -> list[Tag]:
     unique = sorted(set(names))
     if unique:
         session.execute(insert(Tag).values([{"tag": name} for name in unique]).on_conflict_do_nothing())
-    return list(session.scalars(select(Tag).where(Tag.tag.in_(unique)).order_by(Tag.tag)))
+    # Locked, so that a tag whose last other use goes meanwhile is not removed as unused.
+    wanted = select(Tag).where(Tag.tag.in_(unique)).order_by(Tag.tag)
+    return list(session.scalars(wanted.with_for_update(read=True, key_share=True)))

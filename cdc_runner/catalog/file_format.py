@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from cdc_runner.catalog.channel_entry import CHANNEL_TYPES, ChannelEntry
@@ -54,6 +54,7 @@ Identifier = Annotated[str, BeforeValidator(storable), StringConstraints(min_len
 TablePattern = Annotated[
     str, BeforeValidator(storable), BeforeValidator(_table_pattern), StringConstraints(max_length=300)
 ]
+_TABLES: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[TablePattern], Field(min_length=1)])
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=63)]
 TagName = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=63)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -90,6 +91,8 @@ class SourceEntry(PostgresOptions):
     slot: SlotName | None = None
     tables: Annotated[list[TablePattern], Field(min_length=1)] = ["public.*"]
     capture_engine: Literal["debezium", "pgoutput"] = "debezium"
+    presets: dict[Name, Annotated[list[TablePattern], Field(min_length=1)]] | None = None
+    """Named lists of tables; None leaves those that there are alone."""
 
 
 class PostgresDestinationEntry(PostgresOptions):
@@ -347,6 +350,19 @@ def _pipeline_checks(name: str, pipeline: PipelineEntry, file: ConfigurationFile
                 )
             targets.setdefault(target, index)
     return problems
+
+
+def check_tables(tables: Sequence[str]) -> list[str]:
+    """Return tables and patterns, each once, that may stand in a configuration file.
+
+    Raises:
+        ConfigurationProblems: there is none, or one cannot be; with its place.
+    """
+    try:
+        return list(dict.fromkeys(_TABLES.validate_python(list(tables))))
+    except ValidationError as error:
+        problems = error.errors(include_input=False)
+        raise ConfigurationProblems([_problem({**one, "loc": ("tables", *one["loc"])}) for one in problems]) from None
 
 
 def split_table(pattern: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Action = Literal["create", "change", "remove", "nothing", "left alone"]
-Kind = Literal["source", "destination", "pipeline", "pipeline destination", "channel"]
+Kind = Literal["source", "destination", "pipeline", "pipeline destination", "channel", "preset"]
 
 SECRET = "(secret)"
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.apply_file import SOURCE_FIELDS, destination_config, source_values
 from cdc_runner.catalog.credentials import CredentialPlace, Keyring
 from cdc_runner.catalog.entry_fields import ConfigurationProblems, SecretReference, check_name
 from cdc_runner.catalog.file_format import ConfigurationFile, check_configuration, default_slot
-from cdc_runner.catalog.models import Destination, Source
+from cdc_runner.catalog.models import Destination, Preset, Source
 from cdc_runner.catalog.pipelines import destination_place, source_place
 from cdc_runner.catalog.repositories import (
     get_destination,
@@ -113,7 +114,7 @@ def _checked(content: Mapping[str, Any]) -> ConfigurationFile:
 
 
 def duplicate_source(session: Session, name: str, new_name: str, keyring: Keyring | None = None) -> dict[str, Any]:
-    """Copy a source with its credentials; slot and publication get names of their own.
+    """Copy a source with its credentials and presets; slot and publication get names of their own.
 
     Raises:
         RosettaError: NOT_FOUND, CONFLICT when the name or its slot is taken, CREDENTIAL_*.
@@ -132,6 +133,9 @@ def duplicate_source(session: Session, name: str, new_name: str, keyring: Keyrin
     values |= {"slot_name": slot, "publication_name": slot, "table_patterns": list(old.table_patterns)}
     password = _moved(keys, old.password, source_place(old.id), source_place(identifier))
     session.add(Source(id=identifier, name=new_name, password=password, **values))
+    session.flush()
+    presets = session.scalars(select(Preset).where(Preset.source_id == old.id))
+    session.add_all(Preset(source_id=identifier, name=row.name, table_names=list(row.table_names)) for row in presets)
     session.flush()
     return describe_source(session, new_name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -17,6 +17,7 @@ from cdc_runner.catalog.repositories import get_pipeline, lock_configuration
 from cdc_runner.catalog.shape_entry import shape_fields
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.services.pipeline import forget_at_destination
+from cdc_runner.services.presets import tables_of_preset
 from cdc_runner.services.removal import Removal
 
 
@@ -114,15 +115,40 @@ def add_table(
     Raises:
         RosettaError: NOT_FOUND or CONFIG_INVALID.
     """
+    return _add_tables(session, name, destination, [table], keyring)
+
+
+def add_preset(
+    session: Session,
+    name: str,
+    destination: str,
+    preset: str,
+    tags: Sequence[str] = (),
+    keyring: Keyring | None = None,
+) -> Plan:
+    """Declare the tables and patterns of a preset of the pipeline's source, each with the same tags.
+
+    Raises:
+        RosettaError: NOT_FOUND or CONFIG_INVALID.
+    """
+    source = get_pipeline(session, name).source.name
+    tables = [{"table": table, "tags": list(tags)} for table in tables_of_preset(session, source, preset)]
+    return _add_tables(session, name, destination, tables, keyring)
+
+
+def _add_tables(
+    session: Session, name: str, destination: str, tables: Sequence[Mapping[str, Any]], keyring: Keyring | None
+) -> Plan:
     lock_configuration(session)
     pipeline = get_pipeline(session, name)
     entry = pipeline_entry(pipeline)
     _row(pipeline, destination)
     one = next(one for one in entry["destinations"] if one["destination"] == destination)
-    given = {field: value for field, value in table.items() if value not in (None, "", [], {})}
-    same = (given.get("table"), given.get("target"))
-    tables = [old for old in one.get("tables", []) if (old["table"], old.get("target")) != same]
-    one["tables"] = [*tables, given]
+    for table in tables:
+        given = {field: value for field, value in table.items() if value not in (None, "", [], {})}
+        same = (given.get("table"), given.get("target"))
+        kept = [old for old in one.get("tables", []) if (old["table"], old.get("target")) != same]
+        one["tables"] = [*kept, given]
     return _apply(session, name, entry, keyring)
 
 

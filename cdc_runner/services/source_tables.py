@@ -8,14 +8,13 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extensions
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cdc_runner.capture.inspect import matches, read_tables, unsafe_identity
 from cdc_runner.capture.publication import drop_publication, ensure_publication, published_tables
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.file_format import covers, split_table
-from cdc_runner.catalog.models import Preset, Source
+from cdc_runner.catalog.models import Source
 from cdc_runner.catalog.pipelines import destination_address, source_address
 from cdc_runner.catalog.repositories import get_destination, get_source, lock_configuration
 from cdc_runner.connections import Side, classify, connect
@@ -105,20 +104,6 @@ def _columns(address: PostgresAddress, pattern: str, side: Side) -> list[dict[st
         for schema in schemas
         for column in schema.columns
     ]
-
-
-def tables_of_preset(session: Session, name: str, preset: str) -> list[str]:
-    """Return the tables of a source's preset.
-
-    Raises:
-        RosettaError: NOT_FOUND, with the known names.
-    """
-    source = get_source(session, name)
-    known = {row.name: row for row in session.scalars(select(Preset).where(Preset.source_id == source.id))}
-    if preset not in known:
-        names = ", ".join(sorted(known)) or "none"
-        raise RosettaError(ErrorKind.NOT_FOUND, f"source {name} has no preset {preset[:80]!r}; known: {names}")
-    return list(known[preset].table_names)
 
 
 def register_tables(session: Session, name: str, tables: Sequence[str], keyring: Keyring | None = None) -> list[str]:

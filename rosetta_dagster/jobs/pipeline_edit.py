@@ -39,7 +39,8 @@ class DetachConfig(DestinationConfig):
 class TableConfig(DestinationConfig):
     """A table, or a pattern of tables, of a pipeline's destination."""
 
-    table: str = Field(description="schema.table at the source, or a pattern with * and ?.")
+    table: str = Field(default="", description="schema.table at the source, or a pattern with * and ?.")
+    preset: str = Field(default="", description="Instead: every table of this preset of the source, unshaped.")
     target: str = Field(default="", description="Another name at the target. Empty: the same name.")
     filter: str = Field(default="", description="Only rows that pass this condition are copied.")
     columns: list[str] = Field(default=[], description="The only columns to copy. Empty: all of them.")
@@ -121,12 +122,21 @@ def detach_destination_op(context: OpExecutionContext, config: DetachConfig) -> 
 
 @op(name="declare_table")
 def add_table_op(context: OpExecutionContext, config: TableConfig) -> None:
-    from cdc_runner.services.pipeline_edit import add_table
+    from cdc_runner.services.pipeline_edit import add_preset, add_table
 
-    declared = config.model_dump(exclude={"destination"})
+    name = context.partition_key
+    declared = config.model_dump(exclude={"destination", "preset"})
+    if bool(config.table) == bool(config.preset):
+        raise Failure("give one of table and preset", allow_retries=False)
+    shape = {field for field, value in declared.items() if value and field not in ("table", "tags")}
+    if config.preset and shape:
+        raise Failure(f"a preset's tables take tags only, not {', '.join(sorted(shape))}", allow_retries=False)
     with engine_outcome(), catalog_session() as session:
-        plan = add_table(session, context.partition_key, config.destination, declared)
-    _tell(context, f"{config.table} is declared for {config.destination}", plan.as_text())
+        if config.preset:
+            plan = add_preset(session, name, config.destination, config.preset, config.tags)
+        else:
+            plan = add_table(session, name, config.destination, declared)
+    _tell(context, f"{config.table or config.preset} is declared for {config.destination}", plan.as_text())
 
 
 @op(name="undeclare_table")

@@ -212,7 +212,8 @@ def browse_source_op(context: OpExecutionContext, config: BrowseConfig) -> None:
 
 @op(name="add_tables_to_source")
 def register_tables_op(context: OpExecutionContext, config: TablesConfig) -> None:
-    from cdc_runner.services.source_tables import register_tables, tables_of_preset
+    from cdc_runner.services.presets import tables_of_preset
+    from cdc_runner.services.source_tables import register_tables
 
     name = context.partition_key
     with engine_outcome(), catalog_session() as session:
@@ -239,7 +240,8 @@ def unregister_tables_op(context: OpExecutionContext, config: UnregisterConfig) 
 
 @op(name="publish_tables")
 def create_publication_op(context: OpExecutionContext, config: TablesConfig) -> None:
-    from cdc_runner.services.source_tables import create_publication, tables_of_preset
+    from cdc_runner.services.presets import tables_of_preset
+    from cdc_runner.services.source_tables import create_publication
 
     name = context.partition_key
     with engine_outcome(), catalog_session() as session:

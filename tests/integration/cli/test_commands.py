@@ -22,6 +22,7 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId
 from cdc_runner.spec import ResolvedSync
 from rosetta_dagster.cli import main as command_line
+from tests.support.catalog import store_pipeline
 from tests.support.servers import Database, PostgresServer
 
 pytestmark = pytest.mark.pg
@@ -392,3 +393,28 @@ def test_secrets_are_not_in_the_config_database(
     engine.dispose()
     for server in (source_server, target_server):
         assert server.password not in content
+
+
+def test_presets_and_tags(run: Run, config_database: Database) -> None:
+    store_pipeline(config_database.url(), "shop", ("orders", "items"))
+    assert run("preset", "create", "shop-source", "core", "--table", "public.*", "--json").json["tables"] == [
+        "public.*"
+    ]
+    assert run("preset", "create", "shop-source", "none").code == 2
+    assert run("preset", "register", "shop-source", "core", "--json").json == {"added": []}
+    assert run("preset", "change", "shop-source", "core", "--name", "all", "--json").json == {"name": ["core", "all"]}
+    assert run("preset", "list", "shop-source", "--json").json == [
+        {"source": "shop-source", "preset": "all", "tables": ["public.*"]}]  # fmt: skip
+    assert run("preset", "remove", "shop-source", "all").code == 0
+    assert run("preset", "list").out == "no presets\n"
+    assert run("tag", "add", "shop", "pii", "Money", "--table", "public.*", "--json").json == {"added": 4}
+    assert run("tag", "suggest", "m").out == "money\n"
+    assert run("tag", "relations", "--json").json == [{"tag": "money", "other": "pii", "shared_tables": 2}]
+    assert run("tag", "show", "pii").out.splitlines()[:3] == [
+        "shop", "  shop-warehouse", "    public.items -> public.items"]  # fmt: skip
+    assert run("tag", "rename", "money", "cash", "--json").json == {"places": 2}
+    assert run("tag", "remove", "shop", "cash", "--table", "public.items", "--json").json == {"removed": 1}
+    assert run("tag", "delete", "pii", "--json").json == {"places": 2}
+    (left,) = run("tag", "list", "--json").json
+    assert (left["tag"], left["tables"], left["pipelines"]) == ("cash", 1, ["shop"])
+    assert run("tag", "show", "pii").code == 2

@@ -159,9 +159,7 @@ def test_tables_publication_and_slot_of_a_real_source(catalog, launch, source_da
     assert "dry run" in launch("unregister_tables", "shop", tables=["public.loose"])["result"]
     launch("unregister_tables", "shop", tables=["public.loose"], dry_run=False)
     assert catalog.execute("SELECT table_patterns FROM sources") == [(["public.orders"],)]
-    catalog.execute(
-        "INSERT INTO presets (source_id, name, table_names) VALUES (%s, 'core', '{public.orders}')", (identifier,)
-    )
+    launch("create_preset", "shop", name="core", tables=["public.orders"])
     assert "1 new tables" in launch("create_publication", "shop", preset="core")["result"]
     refused = launch("create_publication", "shop", succeeds=False, tables=["public.loose"])["failure"]
     assert "would fail at the source" in refused
@@ -171,6 +169,61 @@ def test_tables_publication_and_slot_of_a_real_source(catalog, launch, source_da
     assert "no slot" in launch("drop_slot", "shop", succeeds=False, dry_run=False)["failure"]
     assert "dry run" in launch("drop_publication", "shop")["result"]
     assert "is dropped" in launch("drop_publication", "shop", dry_run=False)["result"]
+
+
+def test_presets_are_made_changed_copied_and_used(catalog, launch) -> None:
+    launch("create_source", name="shop", **SOURCE)
+    assert "is created" in launch("create_preset", "shop", name="core", tables=["public.*", "sales.orders"])["result"]
+    assert "already" in launch("create_preset", "shop", succeeds=False, name="core", tables=["a.b"])["failure"]
+    assert "tables[1]" in launch("create_preset", "shop", succeeds=False, name="x", tables=["a.b", "a.b.c"])["failure"]
+    launch("create_preset", "shop", name="rest", tables=["public.items"])
+    assert "already" in launch("change_preset", "shop", succeeds=False, name="rest", new_name="core")["failure"]
+    assert "2 fields" in launch("change_preset", "shop", name="core", new_name="main", tables=["public.*"])["result"]
+    launch("duplicate_source", "shop", new_name="shop2")
+    assert launch("list_presets")["result"] == "4 presets"
+    target = {"type": "postgres", "host": "h", "database": "d", "username": "u", "password_env": "ANY_PASSWORD"}
+    launch("create_destination", name="dwh", **target)
+    launch("create_pipeline", name="bills", source="shop", destinations=["dwh"])
+    launch("add_pipeline_table", "bills", destination="dwh", preset="main", tags=["core"])
+    assert catalog.execute("SELECT table_name FROM pipelines_destination_table_sync") == [("public.*",)]
+    neither = launch("add_pipeline_table", "bills", succeeds=False, destination="dwh")
+    assert "one of table and preset" in neither["failure"]
+    shaped = launch("add_pipeline_table", "bills", succeeds=False, destination="dwh", preset="main", filter="a = 1")
+    assert "not filter" in shaped["failure"]
+    assert "dry run" in launch("remove_preset", "shop", name="main")["result"]
+    launch("remove_preset", "shop", name="main", dry_run=False)
+    assert "known: rest" in launch("remove_preset", "shop", succeeds=False, name="main")["failure"]
+
+
+def test_tags_are_given_found_renamed_and_removed_with_their_last_use(catalog, launch, add_pipeline) -> None:
+    add_pipeline("shop", ("orders", "items", "customers"))
+    launch("tag_tables", "shop", tables=["public.orders", "public.items"], tags=["Finance", "pii"])
+    assert launch("tag_tables", "shop", tables=["public.*"], tags=["pii"])["result"].startswith("1 tags were added")
+    launch("tag_tables", "shop", tables=["public.customers"], tags=["crm"], destination="shop-warehouse")
+    assert "no table" in launch("tag_tables", "shop", succeeds=False, tables=["public.x"], tags=["a"])["failure"]
+    assert "at most 63" in launch("tag_tables", "shop", succeeds=False, tables=["public.*"], tags=["a b"])["failure"]
+    other = {"tables": ["public.*"], "tags": ["a"], "destination": "other"}
+    assert "no destination" in launch("tag_tables", "shop", succeeds=False, **other)["failure"]
+    found = launch("list_tags")
+    assert [tuple(row.data.values())[:2] for row in found["tags"].records] == [("crm", 1), ("finance", 2), ("pii", 3)]
+    assert [tuple(row.data.values()) for row in found["relations"].records] == [
+        ("finance", "pii", 2), ("crm", "pii", 1)]  # fmt: skip
+    assert launch("list_tags", search="I", pipeline="shop")["result"] == "2 tags"
+    assert launch("list_tags", source="other")["result"] == "0 tags"
+    assert launch("show_tag", tag="pii")["result"] == "3 tables carry pii"
+    assert "known: pii" in launch("show_tag", succeeds=False, tag="pix")["failure"]
+    assert "exists already" in launch("rename_tag", succeeds=False, tag="crm", new_name="pii")["failure"]
+    launch("rename_tag", tag="finance", new_name="money")
+    launch("rename_tag", tag="crm", new_name="pii", merge=True)
+    tags = "SELECT tag FROM tbltag_list ORDER BY 1"
+    assert catalog.execute(tags) == [("money",), ("pii",)]
+    launch("untag_tables", "shop", tables=["public.orders"], tags=["money"])
+    assert "dry run" in launch("remove_tag", tag="pii")["result"]
+    launch("remove_tag", tag="pii", dry_run=False)
+    assert catalog.execute(tags) == [("money",)]
+    assert launch("show_tag", tag="money")["result"] == "1 tables carry money"
+    catalog.execute("DELETE FROM pipelines")
+    assert catalog.execute(tags) == []
 
 
 def test_preview_of_a_source(catalog, launch, instance, source_database, monkeypatch) -> None:

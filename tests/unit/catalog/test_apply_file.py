@@ -19,6 +19,7 @@ from cdc_runner.catalog.secret_source import read_secrets
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.notification.channel import open_channel
 from cdc_runner.services.apply import apply_path
+from cdc_runner.services.presets import list_presets
 
 pytestmark = pytest.mark.pg
 
@@ -179,6 +180,37 @@ def test_tags_follow_the_file(apply: Apply, engine: Engine):
     assert tags() == ["finance"]
     apply(SHOP.replace("            tags: [finance, PII]\n", ""))
     assert tags() == []
+    apply(SHOP)
+    moved = SHOP.replace("            tags: [finance, PII]\n", "") + "            tags: [finance, new]\n"
+    apply(moved)
+    assert tags() == ["finance", "new"]
+    with session_scope(engine) as session:
+        known = list(session.scalars(text("SELECT tag FROM tbltag_list ORDER BY 1")))
+    assert known == ["finance", "new"], "what no table carries is gone"
+
+
+def test_presets_follow_the_file_and_stay_without_the_field(apply: Apply, engine: Engine):
+    def presets() -> dict[str, list[str]]:
+        with session_scope(engine) as session:
+            return {row["preset"]: row["tables"] for row in list_presets(session, "shop")}
+
+    apply(SHOP)
+    line = '    tables: ["public.*", "sales.order_*"]\n'
+    with_presets = SHOP.replace(line, line + "    presets: {core: [public.orders, 'sales.*'], rest: [public.items]}\n")
+    plan = apply(with_presets)
+    assert {(change.name, change.action) for change in plan.changes if change.kind == "preset"} == {
+        ("shop/core", "create"), ("shop/rest", "create")}  # fmt: skip
+    assert presets() == {"core": ["public.orders", "sales.*"], "rest": ["public.items"]}
+    assert not apply(with_presets).changes_anything
+    fewer = with_presets.replace(", rest: [public.items]", "").replace("'sales.*'", "sales.x")
+    plan = apply(fewer)
+    assert {(change.name, change.action) for change in plan.changes if change.kind == "preset"} == {
+        ("shop/core", "change"), ("shop/rest", "left alone")}  # fmt: skip
+    assert presets() == {"core": ["public.orders", "sales.x"], "rest": ["public.items"]}
+    assert not apply(SHOP).changes_anything
+    assert len(presets()) == 2
+    with pytest.raises(ConfigurationProblems, match=r"sources\.shop\.presets\.core\[0\]: must be schema\.table"):
+        parse_configuration(with_presets.replace("public.orders, 'sales.*'", "'a.b.c'"))
 
 
 ONLY_SHOP = "sources:" + SHOP.partition("sources:")[2].partition("destinations:")[0]

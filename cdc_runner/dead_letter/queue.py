@@ -53,6 +53,11 @@ class DeadLetterQueue:
         """Return the name of a source table's stream."""
         return f"dlq:{self._source_id}:{source}:{self._destination_id}"
 
+    @property
+    def requests(self) -> str:
+        """Name of the list in which other processes ask the pipeline for something (`dead_letter.requests`)."""
+        return f"dlq-ask:{self._source_id}:{self._destination_id}"
+
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def append(self, changes: Sequence[RowChange], position: Position, commit_time: float) -> list[StoredLetter]:

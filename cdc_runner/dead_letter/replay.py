@@ -18,10 +18,10 @@ from cdc_runner.dead_letter.fold import fold
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.destinations.base import RowFetcher, TableState
 from cdc_runner.destinations.letters import RowChange, RowOperation
+from cdc_runner.destinations.marks import Mark, Selection
 from cdc_runner.destinations.postgres import waiting
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.postgres.divert import merge_rows, multiset_rows
-from cdc_runner.destinations.postgres.waiting import Mark, Selection
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema

@@ -10,9 +10,9 @@ import structlog
 
 from cdc_runner.catalog.dead_letters import DeadLetterCount
 from cdc_runner.dead_letter.queue import DeadLetterQueue
+from cdc_runner.destinations.marks import WaitingTable
 from cdc_runner.destinations.postgres import waiting
 from cdc_runner.destinations.postgres.destination import PostgresDestination
-from cdc_runner.destinations.postgres.waiting import WaitingTable
 from cdc_runner.schema import TableId
 
 log = structlog.get_logger()

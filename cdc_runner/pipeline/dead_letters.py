@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,14 +12,16 @@ import structlog
 
 from cdc_runner.catalog.dead_letters import DeadLetterCount, QueueState, is_late, is_nearly_full
 from cdc_runner.catalog.environment import read_environment
+from cdc_runner.dead_letter.postgres_room import PostgresRoom
 from cdc_runner.dead_letter.queue import DeadLetterQueue
-from cdc_runner.dead_letter.replay import Replayer
-from cdc_runner.dead_letter.stock import count_waiting, take_stock
+from cdc_runner.dead_letter.room import WaitingRoom
+from cdc_runner.dead_letter.snowflake_room import SnowflakeRoom
+from cdc_runner.dead_letter.stock import count_waiting
 from cdc_runner.dead_letter.store import LetterStore
-from cdc_runner.destinations.base import Applied, ApplyMode
-from cdc_runner.destinations.postgres import waiting
+from cdc_runner.destinations.base import Applied, ApplyMode, Destination, RowFetcher
+from cdc_runner.destinations.marks import Selection
 from cdc_runner.destinations.postgres.destination import PostgresDestination
-from cdc_runner.destinations.postgres.waiting import Selection
+from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId
@@ -44,15 +47,32 @@ def letter_queue(spec: PipelineSpec, destination: DestinationSpec) -> DeadLetter
     )
 
 
+def waiting_room(
+    destination: Destination, spec: PipelineSpec, queue: DeadLetterQueue, fetch: RowFetcher
+) -> WaitingRoom | None:
+    """Return what waits at an opened destination; None where a refused row ends the stream.
+
+    Args:
+        destination: opened.
+        spec: its pipeline.
+        queue: where the changes are.
+        fetch: reads rows from the source.
+    """
+    consumer = f"pipeline-{os.getpid()}"
+    if isinstance(destination, PostgresDestination):
+        return PostgresRoom(destination, spec.name, queue, fetch, consumer)
+    # Without a queue a row that Snowflake does not take ends the stream, as it is told before it is sent.
+    if isinstance(destination, SnowflakeDestination) and queue.store.configured:
+        return SnowflakeRoom(destination, queue, fetch, consumer)
+    return None
+
+
 class LetterDesk:
     """Looks after the dead letters of a destination. `tend` runs in the destination's thread, between batches."""
 
     def __init__(
         self,
-        destination: PostgresDestination,
-        pipeline: str,
-        queue: DeadLetterQueue,
-        replayer: Replayer,
+        room: WaitingRoom,
         settings: PipelineSettings,
         *,
         on_counts: Callable[[list[DeadLetterCount]], None],
@@ -61,20 +81,15 @@ class LetterDesk:
         on_restart: Callable[[str], None],
     ) -> None:
         """Args:
-        destination: opened.
-        pipeline: its pipeline.
-        queue: where the changes are.
-        replayer: replays for the destination.
+        room: what waits at the destination.
         settings: pauses and limits.
         on_counts: told when what waits has changed.
         on_queue: told when the state of the queue has changed.
         on_discard: told of changes that were removed unapplied: table, how many, why.
         on_restart: told of a restart of Redis, by its place.
         """
-        self.queue = queue
-        self._destination = destination
-        self._pipeline = pipeline
-        self._replayer = replayer
+        self.queue = room.queue
+        self._room = room
         self._settings = settings
         self._on_counts = on_counts
         self._on_queue = on_queue
@@ -91,7 +106,7 @@ class LetterDesk:
         self._superseded = 0
         self._stopping = threading.Event()
         # A queue that does not answer takes seconds to say so: it is asked in a thread of its own.
-        self._probe = threading.Thread(target=self._watch_queue, name=f"letters-{destination.name}", daemon=True)
+        self._probe = threading.Thread(target=self._watch_queue, name=f"letters-{room.name}", daemon=True)
 
     def start(self) -> None:
         """Start to watch the queue."""
@@ -112,9 +127,8 @@ class LetterDesk:
         mode: ApplyMode,
     ) -> Applied:
         """Apply a batch to the destination; what must wait goes to the queue. See `Destination.apply`."""
-        if not self._destination.is_open:
-            self._destination.open()
-        return self._destination.apply(segments, through, commit_time, mode=mode, sink=self.queue)
+        self._room.ready()
+        return self._room.apply(segments, through, commit_time, mode)
 
     def require_queue(self) -> None:
         """Make sure that rows can be put aside.
@@ -131,20 +145,20 @@ class LetterDesk:
             RosettaError: destination kinds; the destination must be opened again.
         """
         try:
+            self._room.serve()
             self._take_stock()
             self._replay_due()
         except RosettaError as error:
             if error.kind not in (ErrorKind.DEAD_LETTER_UNAVAILABLE, ErrorKind.DEAD_LETTER_FULL):
                 raise
-            log.warning("dead_letters.not_tended", destination=self._destination.name, error=str(error))
-            if not self._destination.is_open:
-                self._destination.open()
+            log.warning("dead_letters.not_tended", destination=self._room.name, error=str(error))
+            self._room.ready()
         self._report()
 
     def _take_stock(self) -> None:
         now = time.monotonic()
         at_once = self._stocked_at is None or self._restarted.is_set()
-        waits = bool(self._destination.diversion.tables)
+        waits = bool(self._room.tables)
         if not at_once and (not waits or now - (self._stocked_at or 0.0) < STOCK_SECONDS):
             return
         if not self.queue.store.configured:
@@ -153,35 +167,34 @@ class LetterDesk:
         self._restarted.clear()
         self._looks += 1
         thorough = at_once or self._looks % THOROUGH_EVERY == 0
-        stock = take_stock(self._destination, self._pipeline, self.queue, thorough=thorough)
+        stock = self._room.take_stock(thorough=thorough)
         self._lost = stock.lost
 
     def _replay_due(self) -> None:
         seconds = self._settings.dead_letter_retry_seconds
-        if not seconds or not self._destination.diversion.tables:
+        if not seconds or not self._room.tables:
             return
         if time.monotonic() - self._replayed_at < min(max(1.0, seconds / 10), 60.0):
             return
         self._replayed_at = time.monotonic()
         selection = Selection(retry_seconds=seconds, retries=self._settings.dead_letter_retries)
-        if self._replayer.replay(selection, self._stopping.is_set).keys:
+        if self._room.replay(selection, self._stopping.is_set).keys:
             self._stocked_at = 0.0
 
     def _report(self) -> None:
-        diversion = self._destination.diversion
-        if diversion.superseded > self._superseded:
-            count, self._superseded = diversion.superseded - self._superseded, diversion.superseded
+        superseded = self._room.superseded
+        if superseded > self._superseded:
+            count, self._superseded = superseded - self._superseded, superseded
             self._on_discard("of this destination", count, "their tables were emptied by TRUNCATE or are loaded again")
             self._stocked_at = None
-        counts = count_waiting(diversion.tables, self._lost, {})
+        counts = count_waiting(self._room.tables, self._lost, {})
         before = self._told or []
         standing = [self._standing(one) for one in counts]
         same = self._told is not None and counts == [replace(one, reason=None) for one in before]
         if same and standing == self._told_standing:
             return
         if counts:
-            with self._destination.exclusive() as cursor:
-                reasons = waiting.read_reasons(cursor, self._pipeline)
+            reasons = self._room.reasons()
             counts = [replace(one, reason=reasons.get(one.target)) for one in counts]
         self._told, self._told_standing = counts, standing
         self._on_counts(counts)

@@ -16,6 +16,7 @@ from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.stock import take_stock
 from cdc_runner.destinations.base import Destination, TableLoad
 from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position, format_lsn
@@ -227,6 +228,8 @@ def _run_load(
     try:
         if each.letters is not None and isinstance(each.destination, PostgresDestination):
             _clear_queue(each.destination, spec.name, each.letters)
+            each.destination.load_sink = each.letters
+        elif isinstance(each.destination, SnowflakeDestination):
             each.destination.load_sink = each.letters
         each.destination.load(spec.source.address, planned, snapshot, stopping=stopping, progress=told)
     except BaseException as error:

@@ -24,6 +24,7 @@ from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.destinations.base import Destination
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.registry import destination_type
+from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.dead_letters import letter_queue
 from cdc_runner.pipeline.parking import parking_lot
@@ -41,6 +42,9 @@ EXIT_STOPPED = 0
 EXIT_LEASE_HELD = 73
 EXIT_RETRY = 75
 EXIT_NEEDS_PERSON = 78
+
+_KEEPING = (PostgresDestination, SnowflakeDestination)
+"""Destinations that put rows aside."""
 
 LEASE_SECONDS = 30.0
 RENEW_SECONDS = 5.0
@@ -233,7 +237,7 @@ class PipelineRun:
         log.info("pipeline.refreshed", pipeline=self._spec.name)
 
     def _report_void(self, each: Attached) -> None:
-        if isinstance(each.destination, PostgresDestination) and each.destination.diversion.superseded:
+        if isinstance(each.destination, _KEEPING) and each.destination.diversion.superseded:
             count = each.destination.diversion.superseded
             why = "the pipeline is copied anew"
             self._reporter.dead_letters_discarded(each.pipeline_destination_id, "of this destination", count, why)
@@ -341,7 +345,7 @@ class PipelineRun:
         return lot
 
     def _letters(self, spec: DestinationSpec, destination: Destination) -> DeadLetterQueue | None:
-        if not isinstance(destination, PostgresDestination):
+        if not isinstance(destination, _KEEPING):
             return None
         letters = letter_queue(self._spec, spec)
         return letters if letters.store.configured else None

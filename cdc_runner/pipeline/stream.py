@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,10 @@ from sqlalchemy import Engine
 from cdc_runner.capture.assemble import BatchSettings
 from cdc_runner.capture.base import ChangeStream
 from cdc_runner.capture.registry import SchemaRegistry
-from cdc_runner.dead_letter.replay import Replayer
 from cdc_runner.destinations.base import Destination
-from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.errors import Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
-from cdc_runner.pipeline.dead_letters import LetterDesk, letter_queue
+from cdc_runner.pipeline.dead_letters import LetterDesk, letter_queue, waiting_room
 from cdc_runner.pipeline.fence import FenceKeeper
 from cdc_runner.pipeline.parking import Parking
 from cdc_runner.pipeline.prepare import Attached
@@ -131,17 +128,14 @@ class StreamRun:
 
     def _desk(self, each: Attached) -> LetterDesk | None:
         """Return what looks after the dead letters of a destination; None for one that cannot put rows aside."""
-        if not isinstance(each.destination, PostgresDestination):
-            return None
         spec, settings, reporter = self._spec, self._spec.settings, self._reporter
         identifier = each.pipeline_destination_id
         queue = letter_queue(spec, next(one for one in spec.destinations if one.id == identifier))
-        fetch = self._session("dead letters").fetch
+        room = waiting_room(each.destination, spec, queue, self._session("dead letters").fetch)
+        if room is None:
+            return None
         return LetterDesk(
-            each.destination,
-            spec.name,
-            queue,
-            Replayer(each.destination, spec.name, queue, fetch, f"pipeline-{os.getpid()}"),
+            room,
             settings,
             on_counts=partial(reporter.dead_letters, identifier),
             on_queue=partial(reporter.dead_letter_queue, identifier),

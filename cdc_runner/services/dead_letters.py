@@ -10,32 +10,24 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from sqlalchemy import Engine
 
-from cdc_runner.capture.fetch import SourceRows
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.dead_letters import record_discard, report_tables
-from cdc_runner.catalog.environment import read_environment
 from cdc_runner.catalog.pipelines import load_pipeline
 from cdc_runner.catalog.repositories import get_pipeline
 from cdc_runner.dead_letter.letter import Letter
-from cdc_runner.dead_letter.queue import DeadLetterQueue
-from cdc_runner.dead_letter.replay import Replayer
-from cdc_runner.dead_letter.stock import count_waiting, take_stock
-from cdc_runner.dead_letter.store import LetterStore
-from cdc_runner.destinations.postgres import waiting
-from cdc_runner.destinations.postgres.destination import PostgresDestination
-from cdc_runner.destinations.postgres.waiting import Mark, Selection
+from cdc_runner.destinations.marks import Mark, Selection
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import format_lsn
 from cdc_runner.schema import TableId
-from cdc_runner.spec import DestinationSpec, PipelineSpec
+from cdc_runner.services.dead_letter_desks import Desk, chosen_destinations, open_desks
 
 MAX_LISTED = 1000
 
@@ -70,22 +62,6 @@ class Scope:
         return Selection(TableId(schema, name), self.entry)
 
 
-@dataclass(frozen=True, slots=True)
-class _Desk:
-    """One destination, opened beside its pipeline."""
-
-    spec: PipelineSpec
-    destination_spec: DestinationSpec
-    destination: PostgresDestination
-    queue: DeadLetterQueue
-    source: SourceRows
-
-    def marks(self, selection: Selection, limit: int = MAX_LISTED) -> list[Mark]:
-        with self.destination.exclusive() as cursor:
-            name = self.spec.name
-            return waiting.read_marks(cursor, name, target=selection.target, entry=selection.entry, limit=limit)
-
-
 def list_letters(engine: Engine, scope: Scope, keyring: Keyring | None = None) -> list[dict[str, Any]]:
     """Return what waits, oldest first, without values of rows; at most MAX_LISTED of each destination.
 
@@ -95,7 +71,7 @@ def list_letters(engine: Engine, scope: Scope, keyring: Keyring | None = None) -
     rows: list[dict[str, Any]] = []
     with _desks(engine, scope, keyring) as desks:
         for desk in desks:
-            marks = desk.marks(scope.selection())
+            marks = desk.waiting.marks(scope.selection(), MAX_LISTED)
             present = _present(desk, marks)
             rows += [_line(desk, mark, None if present is None else mark.entry in present) for mark in marks]
     return rows
@@ -168,14 +144,11 @@ def replay_letters(
             if dry_run:
                 results.append({**head, "dry_run": True, **_sizes(desk, selection)})
                 continue
-            replayer = Replayer(
-                desk.destination, desk.spec.name, desk.queue, desk.source.fetch, f"operator-{os.getpid()}"
-            )
             try:
-                result = replayer.replay(selection, stopping)
+                result = desk.waiting.replay(selection, stopping)
             finally:
                 _tell_catalog(engine, desk)
-            results.append({**head, "dry_run": False, **result.as_json()})
+            results.append({**head, "dry_run": False, **result})
     return results
 
 
@@ -223,10 +196,10 @@ def purge_letters(
             results.append({**head, "dry_run": dry_run, **sizes})
             if dry_run or not sizes["entries"]:
                 continue
-            removed = _purge(desk, selection)
+            removed = desk.waiting.purge(selection)
             with session_scope(engine) as session:
                 for table, entries in removed.items():
-                    record_discard(session, desk.destination_spec.id, str(table), entries, f"purged by {why}")
+                    record_discard(session, desk.destination_spec.id, table, entries, f"purged by {why}")
             _tell_catalog(engine, desk)
     return results
 
@@ -235,51 +208,24 @@ def purge_letters(
 
 
 @contextmanager
-def _desks(engine: Engine, scope: Scope, keyring: Keyring | None) -> Iterator[list[_Desk]]:
+def _desks(engine: Engine, scope: Scope, keyring: Keyring | None) -> Iterator[list[Desk]]:
     """Open the destinations that are meant."""
     scope.selection()
     with session_scope(engine) as session:
         spec = load_pipeline(session, get_pipeline(session, scope.pipeline).id, keyring)
-    named = [one for one in spec.destinations if scope.destination in (None, one.name)]
-    if not named:
-        raise RosettaError(
-            ErrorKind.NOT_FOUND, f"pipeline {spec.name} has no destination {str(scope.destination)[:63]!r}"
-        )
-    # Others keep no dead letters here.
-    chosen = [one for one in named if one.type == "postgres"]
-    with ExitStack() as cleanup:
-        directory = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="rosetta-letters-"))
-        store = LetterStore(read_environment().redis_url)
-        cleanup.callback(store.close)
-        source = SourceRows(spec.source.address, "dead letters")
-        cleanup.callback(source.close)
-        desks = []
-        for one in chosen:
-            destination = PostgresDestination(
-                one, spec.name, spec.settings, directory=Path(directory), fetch=source.fetch, source=source.connection
-            )
-            cleanup.callback(destination.close)
-            destination.open(beside=True)
-            queue = DeadLetterQueue(
-                store,
-                spec.name,
-                spec.source.id,
-                one.destination_id,
-                max_entries=spec.settings.dead_letter_max_entries,
-            )
-            desks.append(_Desk(spec, one, destination, queue, source))
+    with open_desks(engine, spec, chosen_destinations(spec, scope.destination)) as desks:
         yield desks
 
 
-def _find(desks: Sequence[_Desk], scope: Scope) -> tuple[_Desk, list[Mark]]:
+def _find(desks: Sequence[Desk], scope: Scope) -> tuple[Desk, list[Mark]]:
     for desk in desks:
-        marks = desk.marks(scope.selection())
+        marks = desk.waiting.marks(scope.selection(), MAX_LISTED)
         if any(mark.entry == scope.entry for mark in marks):
             return desk, marks
     raise RosettaError(ErrorKind.NOT_FOUND, f"no dead letter {str(scope.entry)[:40]!r} waits in {scope.pipeline}")
 
 
-def _letter(desk: _Desk, mark: Mark) -> Letter:
+def _letter(desk: Desk, mark: Mark) -> Letter:
     letter = desk.queue.read(mark.source, [mark.stream_id]).get(mark.stream_id)
     if letter is None or letter.entry != mark.entry:
         raise RosettaError(
@@ -289,7 +235,7 @@ def _letter(desk: _Desk, mark: Mark) -> Letter:
     return letter
 
 
-def _present(desk: _Desk, marks: Sequence[Mark]) -> set[str] | None:
+def _present(desk: Desk, marks: Sequence[Mark]) -> set[str] | None:
     """Return which entries Redis has; None when it cannot be asked."""
     by_source: dict[TableId, list[str]] = {}
     for mark in marks:
@@ -302,7 +248,7 @@ def _present(desk: _Desk, marks: Sequence[Mark]) -> set[str] | None:
         return None
 
 
-def _line(desk: _Desk, mark: Mark, present: bool | None) -> dict[str, Any]:
+def _line(desk: Desk, mark: Mark, present: bool | None) -> dict[str, Any]:
     return {
         "entry": mark.entry,
         "pipeline": desk.spec.name,
@@ -321,18 +267,16 @@ def _line(desk: _Desk, mark: Mark, present: bool | None) -> dict[str, Any]:
     }
 
 
-def _sizes(desk: _Desk, selection: Selection) -> dict[str, Any]:
-    with desk.destination.exclusive() as cursor:
-        keys, entries = waiting.count(cursor, desk.spec.name, selection)
+def _sizes(desk: Desk, selection: Selection) -> dict[str, Any]:
+    keys, entries = desk.waiting.count(selection)
     return {"keys": keys, "entries": entries}
 
 
-def _export(desk: _Desk, selection: Selection, file: IO[str]) -> int:
+def _export(desk: Desk, selection: Selection, file: IO[str]) -> int:
     count = 0
     after = 0
     while True:
-        with desk.destination.exclusive() as cursor:
-            marks = waiting.read_page(cursor, desk.spec.name, selection, after, MAX_LISTED)
+        marks = desk.waiting.page(selection, after, MAX_LISTED)
         if not marks:
             return count
         first: dict[tuple[TableId, str], int] = {}
@@ -354,33 +298,11 @@ def _export(desk: _Desk, selection: Selection, file: IO[str]) -> int:
             count += 1
 
 
-def _purge(desk: _Desk, selection: Selection) -> dict[TableId, int]:
-    removed: dict[TableId, int] = {}
-    while True:
-        finished: dict[TableId, dict[str, str]] = {}
-        with desk.destination.exclusive() as cursor:
-            marks = waiting.read_page(cursor, desk.spec.name, selection, 0, MAX_LISTED)
-            if not marks:
-                return removed
-            waiting.forget_entries(cursor, desk.spec.name, [mark.entry for mark in marks])
-            waiting.raise_version(cursor, desk.spec.name)
-            desk.destination.diversion.load(cursor)
-        for mark in marks:
-            removed[mark.target] = removed.get(mark.target, 0) + 1
-            finished.setdefault(mark.source, {})[mark.stream_id] = mark.entry
-        for source, entries in finished.items():
-            desk.queue.finish(source, entries)
-
-
-def _tell_catalog(engine: Engine, desk: _Desk) -> None:
+def _tell_catalog(engine: Engine, desk: Desk) -> None:
     """Bring the counts of the config database to what waits now."""
-    if not desk.destination.is_open:
-        desk.destination.open(beside=True)
-    lost = take_stock(desk.destination, desk.spec.name, desk.queue).lost
-    with desk.destination.exclusive() as cursor:
-        desk.destination.diversion.load(cursor)
-        reasons = waiting.read_reasons(cursor, desk.spec.name)
-    counts = count_waiting(desk.destination.diversion.tables, lost, reasons)
+    counts = desk.waiting.counts()
+    if counts is None:
+        return
     settings = desk.spec.settings
     with session_scope(engine) as session:
         report_tables(

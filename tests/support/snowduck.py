@@ -120,11 +120,12 @@ class Snowduck:
         """Run a statement of Snowflake and return its rows as text."""
         return [tuple(row) for row in self.run(statement).get("data") or ()]
 
-    def run(self, statement: str) -> dict[str, Any]:
+    def run(self, statement: str, bindings: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run one statement."""
+        asked = {"statement": statement, "database": DATABASE, "schema": "SHOP", "bindings": bindings or {}}
         response = self._client.post(
             f"{self._upstream}/api/v2/statements",
-            json={"statement": statement, "database": DATABASE, "schema": "SHOP"},
+            json=asked,
             headers={"Authorization": "Bearer test"},
         )
         answer: dict[str, Any] = response.json()
@@ -147,9 +148,11 @@ class Snowduck:
     def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
         """Handle a request, or pass it on."""
         if request.path.startswith("/api/v2/statements"):
-            statement = json.loads(body)["statement"]
+            asked = json.loads(body)
+            statement = asked["statement"]
             try:
-                status, content = 200, json.dumps(self._managed(statement) or self.run(statement)).encode()
+                answer = self._managed(statement) or self.run(statement, asked.get("bindings"))
+                status, content = 200, json.dumps(answer).encode()
             except RuntimeError as error:
                 status, content = 422, json.dumps({"code": "001003", "message": str(error)}).encode()
         else:

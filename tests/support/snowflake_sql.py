@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -32,7 +33,7 @@ class SnowflakeSql:
         self.log: list[str] = []
         self.refuse: str | None = None
 
-    def run(self, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def run(self, statement: str, bindings: Sequence[str | None] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run a statement or a block; return names and rows."""
         with self.lock:
             self.log.append(statement)
@@ -45,7 +46,7 @@ class SnowflakeSql:
                 return ["version", "role", "warehouse"], [("9.99.9", "ROSETTA", None)]
             if self._managed(statement):
                 return [], []
-            return self._one(statement)
+            return self._one(statement, bindings)
 
     def _managed(self, statement: str) -> bool:
         task = _TASK.match(statement)
@@ -85,7 +86,7 @@ class SnowflakeSql:
             self._connection.execute("ROLLBACK")
             raise
 
-    def _one(self, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def _one(self, statement: str, bindings: Sequence[str | None] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
         catalog = {"COLUMNS": "table_catalog", "SCHEMATA": "catalog_name", "TABLES": "table_catalog"}
         statement = _INFORMATION.sub(
             lambda m: f"information_schema.{m.group(2)} WHERE {catalog[m.group(2).upper()]} = '{m.group(1)}' AND",
@@ -94,7 +95,7 @@ class SnowflakeSql:
         try:
             (translated,) = sqlglot.transpile(statement, read="snowflake", write="duckdb")
             # DuckDB's own VARIANT turns some NULLs into JSON's null; a JSON column does not.
-            cursor = self._connection.execute(re.sub(r'(" )VARIANT\b', r"\1JSON", translated))
+            cursor = self._connection.execute(re.sub(r'(" )VARIANT\b', r"\1JSON", translated), list(bindings))
             rows = cursor.fetchall() if cursor.description else []
             return [one[0] for one in cursor.description or ()], rows
         except (duckdb.Error, sqlglot.errors.SqlglotError) as error:

@@ -12,8 +12,8 @@ import structlog
 
 from cdc_runner.destinations.base import RowFetcher
 from cdc_runner.destinations.letters import LetterSink, Refusal, RowChange, RowOperation, identity_columns, key_hash
+from cdc_runner.destinations.marks import WaitingTable
 from cdc_runner.destinations.postgres import waiting
-from cdc_runner.destinations.postgres.waiting import WaitingTable
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema

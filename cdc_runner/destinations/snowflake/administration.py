@@ -8,6 +8,7 @@ from cdc_runner.destinations.snowflake.session import Session
 from cdc_runner.destinations.snowflake.sql import SqlSession
 from cdc_runner.destinations.snowflake.streaming import Pipe
 from cdc_runner.destinations.snowflake.transport import Refused, Transport, Unanswered, Unreachable, classified
+from cdc_runner.destinations.snowflake.waiting import EventMark
 from cdc_runner.spec import SnowflakeAddress
 
 
@@ -63,7 +64,22 @@ def forget_pipeline(address: SnowflakeAddress, pipeline: str, destination: str) 
             dropped += session.objects.drop(table.sync)
         _drop(session, session.naming.state_pipe(state.POSITION), session.naming.channel("POSITION"))
         session.store.forget()
+        if session.objects.columns(session.waiting.table):
+            session.waiting.forget()
         return dropped
+    finally:
+        session.close()
+
+
+def read_waiting(address: SnowflakeAddress, pipeline: str, destination: str) -> list[EventMark]:
+    """Return what waits at a destination, without disturbing whoever writes there.
+
+    Raises:
+        RosettaError: a destination kind.
+    """
+    session = Session(address, pipeline, destination)
+    try:
+        return session.waiting.read() if session.objects.columns(session.waiting.table) else []
     finally:
         session.close()
 

@@ -44,13 +44,16 @@ class RowsRejected(Exception):
 
     Attributes:
         missing: rows that were sent and are not in the table.
-        above: durable before them; None when nothing was.
-        through: offset token of the last row concerned.
+        requests: what was sent; the missing rows are among these.
     """
 
     missing: int
-    above: str | None
-    through: str
+    requests: Sequence[Rows]
+
+    @property
+    def through(self) -> str:
+        """Offset token of the last row concerned."""
+        return self.requests[-1].last
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,11 @@ class Channel:
     def committed(self) -> str | None:
         """Offset token up to which rows were seen to be durable."""
         return self._seen.committed
+
+    @property
+    def rows_rejected(self) -> int:
+        """Rows that the service has rejected since the channel was made."""
+        return self._seen.rows_error
 
     def open(self) -> str | None:
         """Open the channel and return the offset token up to which rows are durable.
@@ -255,7 +263,7 @@ class Channel:
         errors = status.rows_error - before.rows_error
         inserted = status.rows_inserted - before.rows_inserted
         if done and (errors > 0 or 0 <= inserted < expected):
-            raise RowsRejected(max(errors, expected - inserted), before.committed, done[-1].last)
+            raise RowsRejected(max(errors, expected - inserted), done)
 
     def _status(self) -> ChannelStatus:
         try:

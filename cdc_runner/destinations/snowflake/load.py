@@ -17,7 +17,9 @@ from cdc_runner.destinations.base import LoadChunk, TableLoad, TableState
 from cdc_runner.destinations.chunks import TableRewrittenError, page_range
 from cdc_runner.destinations.snowflake import naming
 from cdc_runner.destinations.snowflake.channel import Channel, Patience, RowsRejected
-from cdc_runner.destinations.snowflake.pack import Packer
+from cdc_runner.destinations.snowflake.divert import Aside
+from cdc_runner.destinations.snowflake.pack import Misfit, Packer
+from cdc_runner.destinations.snowflake.refusals import sent_change
 from cdc_runner.destinations.snowflake.rows import Shape
 from cdc_runner.destinations.snowflake.session import Session
 from cdc_runner.destinations.snowflake.source_json import LOAD_ORDINAL, chunk_ordinal, select_rows
@@ -48,6 +50,7 @@ class SnowflakeLoad:
         patience: Patience,
         stopping: threading.Event,
         progress: Callable[[ResolvedSync, int], None],
+        keep: Callable[[Sequence[Aside], tuple[Position, float]], None] | None = None,
     ) -> None:
         """Args:
         session: of the destination.
@@ -58,7 +61,9 @@ class SnowflakeLoad:
         patience: how long channels wait.
         stopping: set to end early, between two chunks.
         progress: told of rows copied into a table.
+        keep: stores rows that cannot be carried, durably; without it one ends the load.
         """
+        self._keep = keep
         self._session = session
         self._source = source
         self._pipeline = pipeline
@@ -170,8 +175,13 @@ class SnowflakeLoad:
         rows = f"ONLY {chunk.relation.quoted}{page_range(chunk)}"
         select = select_rows(shape, lsn, chunk.number, _now(), rows)
         first = chunk_ordinal(chunk.number)
+        misfits: list[Misfit] = []
         packer = Packer(
-            self._session.address.compression, channel.send, lambda row: str(Position(lsn, first + row)), schema.table
+            self._session.address.compression,
+            channel.send,
+            lambda row: str(Position(lsn, first + row)),
+            schema.table,
+            None if self._keep is None else misfits.append,
         )
         with reader.cursor() as cursor:
             # The lines hold neither quotes nor delimiters of this format, so they come out as they are.
@@ -183,7 +193,10 @@ class SnowflakeLoad:
         if row is None or row[0] != chunk.filenode:
             raise TableRewrittenError(chunk.relation)
         channel.settle()
-        return packer.rows
+        if misfits and self._keep is not None:
+            sync = load.state.sync
+            self._keep([_aside(sync, shape, one) for one in misfits], (load.state.snapshot, time.time()))
+        return packer.rows - len(misfits)
 
     def _finish(self, load: TableLoad) -> None:
         if self._stopping.is_set():
@@ -197,6 +210,10 @@ class SnowflakeLoad:
 
 
 MAX_WORKERS = 8
+
+
+def _aside(sync: ResolvedSync, shape: Shape, misfit: Misfit) -> Aside:
+    return Aside(sent_change(sync, shape, misfit.row, misfit.reason), misfit.position)
 
 
 def _now() -> str:

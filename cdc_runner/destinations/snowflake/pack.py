@@ -5,16 +5,27 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from cdc_runner.destinations.snowflake.rows import MAX_COMPRESSED_BYTES, MAX_REQUEST_BYTES
+from cdc_runner.destinations.snowflake.rows import MAX_COMPRESSED_BYTES, MAX_REQUEST_BYTES, too_large
 from cdc_runner.destinations.snowflake.source_json import MISFIT
 from cdc_runner.destinations.snowflake.streaming import Rows
+from cdc_runner.destinations.snowflake.types import MAX_TEXT_BYTES
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId
 
 _MISFIT = f'{{"{MISFIT}":'.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A row that cannot be carried: its position, the reason without a value, and its values by stored name."""
+
+    position: str
+    reason: str
+    row: dict[str, str | None]
 
 
 class Packer:
@@ -26,17 +37,20 @@ class Packer:
         send: Callable[[Rows], None] = lambda rows: None,
         position: Callable[[int], str] = str,
         table: TableId | None = None,
+        refuse: Callable[[Misfit], None] | None = None,
     ) -> None:
         """Args:
         compression: `zstd` or `gzip`.
         send: takes each request.
         position: gives the offset token of a row by its number, counted from 1.
         table: for messages.
+        refuse: takes the rows that cannot be carried; without it such a row is an error.
         """
         self._codec = pa.Codec("zstd", 3) if compression == "zstd" and pa.Codec.is_available("zstd") else None
         self._send = send
         self._position = position
         self._table = table
+        self._refuse = refuse
         self._buffer = bytearray()
         self.rows = 0
         self.raw_bytes = 0
@@ -65,30 +79,63 @@ class Packer:
         return self._request(json.dumps(dict(values), ensure_ascii=False).encode() + b"\n", 1, position, position)
 
     def _emit(self, body: bytes) -> None:
-        if _MISFIT in body:
-            start = body.index(_MISFIT)
-            column = json.loads(body[start : body.index(b"\n", start)])[MISFIT]
-            raise RosettaError(
-                ErrorKind.DESTINATION_ROW_REJECTED,
-                f"table {self._table}: column {column} holds a value that its type at Snowflake cannot hold "
-                "(see the table of types)",
-                {"table": str(self._table), "column": column},
-            )
         count = body.count(b"\n")
-        request = self._request(body, count, self._position(self.rows + 1), self._position(self.rows + count))
+        first = self.rows + 1
         self.rows += count
+        if _MISFIT not in body and (count > 1 or len(body) <= MAX_REQUEST_BYTES):
+            self._send_lines(body, count, first, self.rows)
+            return
+        kept: list[tuple[int, bytes]] = []
+        for number, line in enumerate(body.split(b"\n")[:-1], first):
+            misfit = self._misfit(line, number)
+            if misfit is None:
+                kept.append((number, line + b"\n"))
+            elif self._refuse is None:
+                raise RosettaError(
+                    ErrorKind.DESTINATION_ROW_REJECTED,
+                    f"table {self._table}: {misfit.reason} (see the table of types)",
+                    {"table": str(self._table)},
+                )
+            else:
+                self._refuse(misfit)
+        if kept:
+            self._send_lines(b"".join(line for _, line in kept), len(kept), kept[0][0], kept[-1][0])
+
+    def _send_lines(self, body: bytes, count: int, first: int, last: int) -> None:
         self.raw_bytes += len(body)
-        self._send(request)
+        self._send(self._request(body, count, self._position(first), self._position(last)))
+
+    def _misfit(self, line: bytes, number: int) -> Misfit | None:
+        """Return why a row cannot be carried, None when it can."""
+        if line.startswith(_MISFIT):
+            value = json.loads(line)
+            reason = f"column {value[MISFIT]} holds a value that its type at Snowflake cannot hold"
+            return Misfit(self._position(number), reason, value["row"])
+        if len(line) <= MAX_REQUEST_BYTES:
+            return None
+        row: dict[str, str | None] = json.loads(line)
+        for name, text in row.items():
+            if text is not None and len(text.encode()) > MAX_TEXT_BYTES:
+                return Misfit(self._position(number), f"column {name}: it is longer than 16 MB", row)
+        size = len(self._pack(line)[0])
+        if size > MAX_COMPRESSED_BYTES:
+            return Misfit(self._position(number), too_large(size), row)
+        return None
+
+    def _pack(self, body: bytes) -> tuple[bytes, str]:
+        if self._codec is not None:
+            return self._codec.compress(body, asbytes=True), "zstd"
+        return gzip.compress(body, compresslevel=1, mtime=0), "gzip"
 
     def _request(self, body: bytes, count: int, first: str, last: str) -> Rows:
-        if self._codec is not None:
-            packed, encoding = self._codec.compress(body, asbytes=True), "zstd"
-        else:
-            packed, encoding = gzip.compress(body, compresslevel=1, mtime=0), "gzip"
-        if len(packed) > MAX_COMPRESSED_BYTES:
-            raise RosettaError(
-                ErrorKind.DESTINATION_ROW_REJECTED,
-                f"table {self._table}: a row is {len(packed)} bytes after compression, and Snowflake takes at most "
-                f"{MAX_COMPRESSED_BYTES} a request",
-            )
+        packed, encoding = self._pack(body)
         return Rows(packed, encoding, len(body), count, first, last)
+
+
+def unpacked(rows: Rows) -> list[dict[str, str | None]]:
+    """Return the rows of a request, to look for the ones that the service rejected."""
+    if rows.encoding == "gzip":
+        body = gzip.decompress(rows.body)
+    else:
+        body = pa.Codec("zstd").decompress(rows.body, decompressed_size=rows.raw_bytes, asbytes=True)
+    return [json.loads(line) for line in body.split(b"\n") if line]

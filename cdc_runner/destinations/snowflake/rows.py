@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdc_runner.destinations.snowflake import naming
 from cdc_runner.destinations.snowflake.streaming import Rows
@@ -63,54 +64,54 @@ class RowWriter:
 
         Args:
             shape: of the table.
-            events: layout of `NetKind.EVENTS` without `m`.
+            events: layout of `NetKind.EVENTS` without `m`, none of which is a misfit.
             above: events at or below this position are left out.
 
         Raises:
-            RosettaError: DESTINATION_ROW_REJECTED when a value cannot be carried, by column and reason.
+            RosettaError: DESTINATION_ROW_REJECTED for a row above the limit of a request.
         """
-        self._connection.register("events", events)
-        try:
-            self._refuse_misfits(shape, above)
-            lines = self._connection.execute(_lines(shape, above)).to_arrow_table()
-        finally:
-            self._connection.unregister("events")
+        lines = self._made(shape, events, above)
         if lines.num_rows:
             yield from self.cut(lines.column("line"), lines.column("position"))
 
-    def misfits(self, shape: Shape, events: pa.Table, above: str | None) -> list[tuple[str, str, str]]:
-        """Return the events that cannot be carried: position, column and reason."""
+    def _made(self, shape: Shape, events: pa.Table, above: str | None) -> pa.Table:
         self._connection.register("events", events)
         try:
-            tests = list(_tests(shape))
-            found: list[tuple[str, str, str]] = []
-            for name, condition, why in tests:
-                statement = f"SELECT {_POSITION} FROM events WHERE NOT ({condition}){_above(above)} ORDER BY 1"
-                found += [(position, name, why) for (position,) in self._connection.execute(statement).fetchall()]
-            return sorted(found)
+            return self._connection.execute(_lines(shape, above)).to_arrow_table()
         finally:
             self._connection.unregister("events")
 
-    def _refuse_misfits(self, shape: Shape, above: str | None) -> None:
+    def misfits(self, shape: Shape, events: pa.Table, above: str | None) -> dict[str, str]:
+        """Return the events that cannot be carried: position -> reason, which names the column."""
+        found: dict[str, str] = {}
         tests = list(_tests(shape))
-        if not tests:
-            return
-        every = " AND ".join(f"coalesce({condition}, true)" for _, condition, _ in tests)
-        row = self._connection.execute(
-            f"SELECT count(*), min({_POSITION}) FROM events WHERE NOT ({every}){_above(above)}"
-        ).fetchone()
-        if row is None or not row[0]:
-            return
-        for name, condition, why in tests:
-            if self._connection.execute(
-                f"SELECT 1 FROM events WHERE NOT ({condition}){_above(above)} LIMIT 1"
-            ).fetchone():
-                raise RosettaError(
-                    ErrorKind.DESTINATION_ROW_REJECTED,
-                    f"table {shape.schema.table}: {row[0]} rows cannot go to Snowflake, the first at {row[1]}: "
-                    f"column {name}: {why}",
-                    {"table": str(shape.schema.table), "column": name, "rows": int(row[0]), "position": str(row[1])},
-                )
+        self._connection.register("events", events)
+        try:
+            every = " AND ".join(f"coalesce({condition}, true)" for _, condition, _ in tests) or "true"
+            row = self._connection.execute(f"SELECT count(*) FROM events WHERE NOT ({every}){_above(above)}").fetchone()
+            for name, condition, why in tests if row is not None and row[0] else ():
+                statement = f"SELECT {_POSITION} FROM events WHERE NOT ({condition}){_above(above)}"
+                for (position,) in self._connection.execute(statement).fetchall():
+                    found.setdefault(position, f"column {name}: {why}")
+        finally:
+            self._connection.unregister("events")
+        if events.nbytes > MAX_COMPRESSED_BYTES:
+            found |= self._too_large(shape, events, above, found)
+        return found
+
+    def _too_large(self, shape: Shape, events: pa.Table, above: str | None, known: Mapping[str, str]) -> dict[str, str]:
+        """Return the events whose row alone is more than a request may be."""
+        columns = [events.column(f"c{number}") for number in range(len(shape.schema.stream_columns))]
+        sizes = np.sum([pc.fill_null(pc.binary_length(one), 0).to_numpy() for one in columns], axis=0)
+        large = events.take(pa.array(np.flatnonzero(sizes > MAX_COMPRESSED_BYTES // 2)))
+        found: dict[str, str] = {}
+        for place in range(large.num_rows):
+            one = self._made(shape, large.slice(place, 1), above)
+            for line, position in zip(one.column("line").to_pylist(), one.column("position").to_pylist(), strict=True):
+                size = len(self._pack(memoryview(line.encode()))[0])
+                if size > MAX_COMPRESSED_BYTES and position not in known:
+                    found[position] = too_large(size)
+        return found
 
     def cut(self, lines: pa.ChunkedArray, positions: pa.ChunkedArray) -> Iterator[Rows]:
         """Yield requests of lines (each ends with a line feed) that are in the order of their positions."""
@@ -125,16 +126,17 @@ class RowWriter:
             yield self._request(body, last - first, str(positions[first]), str(positions[last - 1]))
             first = last
 
-    def _request(self, body: memoryview, count: int, first: str, last: str) -> Rows:
+    def _pack(self, body: memoryview) -> tuple[bytes, str]:
         if self._zstd is not None:
-            packed, encoding = self._zstd.compress(body, asbytes=True), "zstd"
-        else:
-            packed, encoding = gzip.compress(body, compresslevel=1, mtime=0), "gzip"
+            return self._zstd.compress(body, asbytes=True), "zstd"
+        return gzip.compress(body, compresslevel=1, mtime=0), "gzip"
+
+    def _request(self, body: memoryview, count: int, first: str, last: str) -> Rows:
+        packed, encoding = self._pack(body)
         if len(packed) > MAX_COMPRESSED_BYTES:
             raise RosettaError(
                 ErrorKind.DESTINATION_ROW_REJECTED,
-                f"the row at {first} is {len(packed)} bytes after compression, and Snowflake takes at most "
-                f"{MAX_COMPRESSED_BYTES} a request",
+                f"{too_large(len(packed))} (at {first})",
                 {"position": first},
             )
         return Rows(packed, encoding, len(body), count, first, last)
@@ -151,6 +153,12 @@ class RowWriter:
     def close(self) -> None:
         """Free the connection's memory."""
         self._connection.close()
+
+
+def too_large(size_bytes: int) -> str:
+    """Return why a row of so many compressed bytes cannot be carried."""
+    limit = f"Snowflake takes at most {MAX_COMPRESSED_BYTES} a request"
+    return f"the row is {size_bytes} bytes after compression, and {limit}"
 
 
 def _above(position: str | None) -> str:

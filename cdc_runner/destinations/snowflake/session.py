@@ -9,6 +9,7 @@ from cdc_runner.destinations.snowflake.sql import SqlSession
 from cdc_runner.destinations.snowflake.state import StateStore
 from cdc_runner.destinations.snowflake.streaming import StreamingService
 from cdc_runner.destinations.snowflake.transport import Transport
+from cdc_runner.destinations.snowflake.waiting import WaitingStore
 from cdc_runner.spec import SnowflakeAddress
 
 
@@ -32,6 +33,7 @@ class Session:
         self.streaming = StreamingService(address, self.tokens, self.transport)
         self.naming = Naming(address, pipeline, destination)
         self.store = StateStore(self.sql, self.naming, self.writer)
+        self.waiting = WaitingStore(self.sql, self.naming, self.writer)
         self.objects = Objects(self.sql, address, self.naming, self.store, self.writer)
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from cdc_runner.destinations.snowflake import naming
 from cdc_runner.destinations.snowflake.rows import Shape
 from cdc_runner.position import Position
@@ -40,7 +42,7 @@ def chunk_ordinal(chunk: int) -> int:
 def select_rows(shape: Shape, lsn: int, chunk: int, at: str, rows: str) -> str:
     """Return a SELECT of one JSON object a row, numbered in the order in which they come.
 
-    A row that cannot be carried is a line that says which column is the reason.
+    A row that cannot be carried is a line that says which column is the reason, and holds the row.
 
     Args:
         shape: of the table.
@@ -67,14 +69,15 @@ def select_rows(shape: Shape, lsn: int, chunk: int, at: str, rows: str) -> str:
     named = ", ".join(f"{value} AS {quote_identifier(name)}" for name, value in fields)
     line = "row_to_json(r)::text"
     if misfits:
-        whens = " ".join(f"WHEN {test} THEN {quote_literal(_misfit(name))}" for name, test in misfits)
+        whens = " ".join(f"WHEN {test} THEN {quote_literal(_misfit(name))} || {line} || '}}'" for name, test in misfits)
         line = f"CASE {whens} ELSE {line} END"
     numbered = f"SELECT row_number() OVER () AS {_NUMBER}, * FROM {rows}"
     return f"SELECT {line} FROM ({numbered}) AS t, LATERAL (SELECT {named}) AS r"
 
 
 def _misfit(column: str) -> str:
-    return f'{{"{MISFIT}":' + '"' + column.replace("\\", "\\\\").replace('"', '\\"') + '"}'
+    # The row itself follows, for the dead-letter queue.
+    return f'{{"{MISFIT}":{json.dumps(column, ensure_ascii=False)},"row":'
 
 
 def _base(column: Column) -> str:

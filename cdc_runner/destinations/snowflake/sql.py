@@ -80,12 +80,20 @@ class SqlSession:
         """Stop waiting for results; statements under way are cancelled."""
         self._stopped.set()
 
-    def run(self, statement: str, what: str, *, limit_seconds: float = DEFAULT_LIMIT_SECONDS) -> Result:
+    def run(
+        self,
+        statement: str,
+        what: str,
+        *,
+        bindings: Sequence[str | None] = (),
+        limit_seconds: float = DEFAULT_LIMIT_SECONDS,
+    ) -> Result:
         """Run one statement and return its rows. A lost answer is asked for again, not run again.
 
         Args:
             statement: SQL of Snowflake.
             what: what it does, for error messages: the statement and the service's text may hold values of rows.
+            bindings: texts for the statement's question marks; values of rows are kept out of the query history so.
             limit_seconds: after so long it is cancelled.
 
         Raises:
@@ -103,6 +111,8 @@ class SqlSession:
             )
             if value
         }
+        if bindings:
+            body["bindings"] = {str(n): {"type": "TEXT", "value": value} for n, value in enumerate(bindings, 1)}
         # The same request id with retry=true gives the first run's result instead of a second run.
         params = {"requestId": str(uuid.uuid4()), "retry": "true"}
         answer = self._call("POST", self._url, what, params=params, content=json.dumps(body).encode())

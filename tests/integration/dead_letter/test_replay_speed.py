@@ -16,9 +16,9 @@ from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.replay import Replayer
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.base import ApplyMode, TableState
+from cdc_runner.destinations.marks import Selection
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.postgres.divert import merge_rows
-from cdc_runner.destinations.postgres.waiting import Selection
 from cdc_runner.position import Position
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.shaping.net import NetChange, NetKind

@@ -21,6 +21,7 @@ from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
 from rosetta_dagster.jobs.presets import PRESET_JOBS
 from rosetta_dagster.jobs.preview import PREVIEW_JOBS
 from rosetta_dagster.jobs.reconcile import RECONCILE_JOBS, verify_daily
+from rosetta_dagster.jobs.reports import REPORT_JOBS
 from rosetta_dagster.jobs.runner import start_runner, stop_runner
 from rosetta_dagster.jobs.settings import SETTING_JOBS
 from rosetta_dagster.jobs.sources import SOURCE_JOBS
@@ -53,6 +54,7 @@ _JOBS = [
     *CONFIGURATION_JOBS,
     *RECONCILE_JOBS,
     *PREVIEW_JOBS,
+    *REPORT_JOBS,
     *PRESET_JOBS,
     *TAG_JOBS,
     credit_monitor_job,

@@ -69,8 +69,13 @@ def report_position(
     lag_bytes: int | None = None,
     lag_ms: int | None = None,
     commit_time: datetime | None = None,
+    batch_ms: int | None = None,
 ) -> None:
-    """Store the positions of one destination; `commit_time` is that of the last applied transaction at the source."""
+    """Store the positions of one destination.
+
+    `commit_time` is that of the last applied transaction at the source, `batch_ms` the mean time of the batches since
+    the report before; without one what was stored stays.
+    """
     values: dict[str, Any] = {
         "captured_lsn": captured_lsn,
         "applied_lsn": applied_lsn,
@@ -81,6 +86,8 @@ def report_position(
     }
     if commit_time is not None:
         values["commit_at"] = commit_time
+    if batch_ms is not None:
+        values["batch_ms"] = batch_ms
     session.execute(
         insert(StreamOffset)
         .values(pipeline_destination_id=pipeline_destination_id, pipeline_id=pipeline_id, **values)

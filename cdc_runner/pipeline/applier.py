@@ -326,9 +326,11 @@ class Applier:
         self._on_recovery()
 
     def _apply_once(self, batch: ShapedBatch | ReadyBatch, mode: ApplyMode) -> None:
+        began = time.monotonic()
         applied = self._apply_segments(batch, mode)
         now = time.time()
         status = self.status
+        status.apply_seconds += time.monotonic() - began
         status.position = applied.position
         status.commit_time = batch.commit_time
         status.lag_ms = max(0, round((now - batch.commit_time) * 1000))

@@ -45,6 +45,7 @@ class ApplyStatus:
     applied_at: float = 0.0
     batches: int = 0
     events: int = 0
+    apply_seconds: float = 0.0
     error: RosettaError | None = None
     detached: bool = False
     parked: Position | None = None

@@ -52,6 +52,7 @@ class Reporter:
         self._queue: list[Callable[[Session], object]] = []
         self._run: StreamRun | None = None
         self._errors: dict[int, str | None] = {}
+        self._applied: dict[int, tuple[int, float]] = {}
         self._stopping = threading.Event()
         self.source_lsn: int | None = None
         self._thread = threading.Thread(target=self._work, name="report", daemon=True)
@@ -209,6 +210,7 @@ class Reporter:
                 lag_bytes=None if self.source_lsn is None else max(0, self.source_lsn - status.position.lsn),
                 lag_ms=lag_ms,
                 commit_time=datetime.fromtimestamp(status.commit_time, UTC) if status.commit_time else None,
+                batch_ms=self._batch_ms(applier.pipeline_destination_id, status.batches, status.apply_seconds),
             )
             error = status.error
             text = None if error is None else error.message
@@ -218,3 +220,12 @@ class Reporter:
                 else:
                     reporting.report_destination_error(session, applier.pipeline_destination_id, error)
                 self._errors[applier.pipeline_destination_id] = text
+
+    def _batch_ms(self, pipeline_destination_id: int, batches: int, apply_seconds: float) -> int | None:
+        """Return the mean time of the batches since the last report; None when there was none."""
+        known, known_seconds = self._applied.get(pipeline_destination_id, (0, 0.0))
+        if batches < known:
+            # Another run of the stream counts from the start.
+            known, known_seconds = 0, 0.0
+        self._applied[pipeline_destination_id] = (batches, apply_seconds)
+        return round(1000 * (apply_seconds - known_seconds) / (batches - known)) if batches > known else None

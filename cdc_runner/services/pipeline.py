@@ -19,14 +19,16 @@ from cdc_runner.catalog.pipelines import (
     set_status,
     snowflake_address,
     source_address,
+    stored_shape,
 )
 from cdc_runner.catalog.repositories import get_pipeline, list_pipelines, lock_configuration
+from cdc_runner.catalog.shape_entry import shown_shape
 from cdc_runner.connections import classify, connect
 from cdc_runner.dead_letter.parking import ParkingLot
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.postgres.state import forget_pipeline
-from cdc_runner.errors import RosettaError
+from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import quote_literal
 from cdc_runner.services.removal import Removal, publication_statement, remove_from_source, slot_statement
 
@@ -57,7 +59,12 @@ def describe_pipeline(session: Session, name: str) -> dict[str, Any]:
                 "is_error": row.is_error,
                 "last_error": row.error_message,
                 "declared_tables": [
-                    {"table": sync.table_name, "target": sync.table_name_target, "tags": [tag.tag for tag in sync.tags]}
+                    {
+                        "table": sync.table_name,
+                        "target": sync.table_name_target,
+                        "shape": shown_shape(stored_shape(sync)),
+                        "tags": [tag.tag for tag in sync.tags],
+                    }
                     for sync in row.table_syncs
                     if sync.origin == "DECLARED"
                 ],
@@ -104,6 +111,21 @@ def change_status(session: Session, name: str, status: DesiredStatus, keyring: K
     if status != "PAUSE":
         load_pipeline(session, pipeline.id, keyring)
     return set_status(session, pipeline.id, status)
+
+
+def restart_pipeline(session: Session, name: str, keyring: Keyring | None = None) -> None:
+    """Let the runner end a pipeline's process after its present batch and start another, which goes on where it was.
+
+    Raises:
+        RosettaError: NOT_FOUND; CONFLICT when the pipeline is not to run; CONFIG_INVALID and CREDENTIAL_* when it could
+            not start again.
+    """
+    pipeline = get_pipeline(session, name)
+    if pipeline.status == "PAUSE":
+        raise RosettaError(ErrorKind.CONFLICT, f"pipeline {name} is set to PAUSE: start it instead")
+    load_pipeline(session, pipeline.id, keyring)
+    pipeline.generation += 1
+    session.flush()
 
 
 def remove_pipeline(session: Session, name: str, keyring: Keyring | None = None, *, keep_slot: bool = False) -> Removal:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dagster import AssetMaterialization, AssetObservation, MetadataValue, TableColumn, TableRecord, TableSchema
 
 from cdc_runner.position import format_lsn
 from rosetta_dagster.assets.specs import pipeline_key, table_key
+from rosetta_dagster.monitoring.load_progress import LoadProgress
 from rosetta_dagster.resources.catalog import PipelineHealth, StreamHealth, TableHealth
 
 Metadata = dict[str, MetadataValue]
@@ -15,6 +18,7 @@ _STREAM_COLUMNS = TableSchema(
         TableColumn("destination"),
         TableColumn("lag ms", "int"),
         TableColumn("lag bytes", "int"),
+        TableColumn("batch ms", "int"),
         TableColumn("captured"),
         TableColumn("applied"),
         TableColumn("acknowledged"),
@@ -34,7 +38,7 @@ _LISTED_TABLES = 12
 
 
 def pipeline_event(
-    health: PipelineHealth, rows: int, rows_per_second: float | None
+    health: PipelineHealth, rows: int, rows_per_second: float | None, loads: Sequence[LoadProgress] = ()
 ) -> AssetMaterialization | AssetObservation:
     """Return the event of a pipeline at this time.
 
@@ -43,6 +47,10 @@ def pipeline_event(
     """
     metadata = pipeline_metadata(health, rows, rows_per_second)
     description = pipeline_summary(health)
+    own = [load for load in loads if load.pipeline == health.pipeline]
+    if own:
+        metadata["initial load"] = MetadataValue.text("; ".join(f"{load.destination}: {load.line}" for load in own))
+        metadata["load percent"] = MetadataValue.float(min(load.percent for load in own))
     kind = AssetMaterialization if health.keeps_up else AssetObservation
     return kind(asset_key=pipeline_key(health.pipeline), description=description, metadata=metadata)
 
@@ -76,6 +84,9 @@ def pipeline_metadata(health: PipelineHealth, rows: int, rows_per_second: float 
         metadata["lag ms"] = MetadataValue.int(health.worst_lag_ms)
     if health.worst_lag_bytes is not None:
         metadata["lag bytes"] = MetadataValue.int(health.worst_lag_bytes)
+    batches = [stream.batch_ms for stream in health.streams if stream.batch_ms is not None]
+    if batches:
+        metadata["batch ms"] = MetadataValue.int(max(batches))
     if health.retained_wal_bytes is not None:
         metadata["slot WAL bytes"] = MetadataValue.int(health.retained_wal_bytes)
     if health.slot_status is not None:
@@ -133,6 +144,7 @@ def _stream_record(stream: StreamHealth) -> TableRecord:
             "destination": stream.destination,
             "lag ms": "" if stream.lag_ms is None else stream.lag_ms,
             "lag bytes": "" if stream.lag_bytes is None else stream.lag_bytes,
+            "batch ms": "" if stream.batch_ms is None else stream.batch_ms,
             "captured": format_lsn(stream.captured_lsn),
             "applied": format_lsn(stream.applied_lsn),
             "acknowledged": format_lsn(stream.acknowledged_lsn),

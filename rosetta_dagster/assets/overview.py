@@ -61,6 +61,7 @@ def overview_event(
         "recent events": _events(overview),
         "pipelines by state": MetadataValue.text(_by_state(health)),
         "pipelines": _pipelines(health, rates, overview),
+        "sources": _sources(overview),
         "rows today": MetadataValue.int(sum(flow.today for flow in flows.values())),
         "rows yesterday": MetadataValue.int(sum(flow.yesterday for flow in flows.values())),
         "pipelines running": MetadataValue.int(sum(one.state == "RUNNING" for one in health)),
@@ -120,6 +121,20 @@ def _dead_letters(health: Sequence[PipelineHealth]) -> MetadataValue | None:
     return _table(("pipeline", "table", "changes", "keys", "lost in Redis", "reason"), rows) if rows else None
 
 
+def _sources(overview: Overview) -> MetadataValue:
+    rows = [
+        (
+            one.source,
+            one.state,
+            "" if one.retained_wal_bytes is None else round(one.retained_wal_bytes / 1048576, 1),
+            "" if one.age_seconds is None else age(one.age_seconds),
+            one.problem or "",
+        )
+        for one in overview.sources
+    ]
+    return _table(("source", "state", "WAL MB", "seen ago", "problem"), rows)
+
+
 def _by_state(health: Sequence[PipelineHealth]) -> str:
     counts = Counter(one.state for one in health)
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"
@@ -143,6 +158,14 @@ def _numbers(overview: Overview) -> dict[str, MetadataValue]:
     found: dict[str, MetadataValue] = {}
     if overview.backfills:
         found["backfills"] = _table(("status", "backfills"), list(overview.backfills))
+    if overview.loads:
+        found["initial loads"] = _table(
+            ("pipeline", "destination", "tables", "%", "rows"),
+            [
+                (one.pipeline, one.destination, f"{one.tables_done} of {one.tables}", one.percent, one.rows_loaded)
+                for one in overview.loads
+            ],
+        )
     if overview.unsent:
         found["unsent notifications"] = MetadataValue.int(overview.unsent)
     used = {

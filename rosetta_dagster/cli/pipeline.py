@@ -13,7 +13,7 @@ from rosetta_dagster.cli.output import json_option, print_fields, print_json, pr
 
 @click.group()
 def pipeline() -> None:
-    """List, show, create, start, pause, refresh, test and remove pipelines."""
+    """List, show, create, start, pause, restart, refresh, test and remove pipelines."""
 
 
 @pipeline.command("list")
@@ -82,6 +82,40 @@ def start(name: str, as_json: bool) -> None:
 def pause(name: str, as_json: bool) -> None:
     """Stop the pipeline; the slot keeps its place, and WAL is kept for it."""
     _change(name, "PAUSE", as_json)
+
+
+@pipeline.command("restart")
+@click.argument("name")
+@json_option
+def restart(name: str, as_json: bool) -> None:
+    """End the pipeline's process after its present batch and start another; nothing is copied again."""
+    with catalog_session() as session:
+        service.restart_pipeline(session, name)
+    if as_json:
+        print_json({"pipeline": name, "restarted": True})
+    else:
+        click.echo(f"pipeline {name}: starts anew")
+
+
+@pipeline.command("flow")
+@click.argument("name")
+@click.option("--days", default=7, show_default=True, help="The present day and those before it, 30 at most.")
+@json_option
+def flow(name: str, days: int, as_json: bool) -> None:
+    """Show how many rows of each table were applied, by day."""
+    from cdc_runner.services.flow import read_flow
+
+    with catalog_session() as session:
+        rows = read_flow(session, name, days)
+    if as_json:
+        print_json(rows)
+    else:
+        shown = sorted({day for one in rows for day in one["days"]}, reverse=True)
+        print_table(
+            [{**one, **one["days"]} for one in rows],
+            ("table", "destination", "last_5_minutes", *shown),
+            empty="no rows were applied",
+        )
 
 
 @pipeline.command("refresh")

@@ -43,6 +43,9 @@ class TableConfig(DestinationConfig):
     preset: str = Field(default="", description="Instead: every table of this preset of the source, unshaped.")
     target: str = Field(default="", description="Another name at the target. Empty: the same name.")
     filter: str = Field(default="", description="Only rows that pass this condition are copied.")
+    filter_form: dict[str, Any] = Field(
+        default={}, description="Instead of filter: the condition in builder form, as docs/shaping.md describes it."
+    )
     columns: list[str] = Field(default=[], description="The only columns to copy. Empty: all of them.")
     exclude: list[str] = Field(default=[], description="Columns to leave out.")
     rename: dict[str, str] = Field(default={}, description="Column at the source: its name at the target.")
@@ -125,7 +128,10 @@ def add_table_op(context: OpExecutionContext, config: TableConfig) -> None:
     from cdc_runner.services.pipeline_edit import add_preset, add_table
 
     name = context.partition_key
-    declared = config.model_dump(exclude={"destination", "preset"})
+    declared = config.model_dump(exclude={"destination", "preset", "filter_form"})
+    if config.filter and config.filter_form:
+        raise Failure("give one of filter and filter_form", allow_retries=False)
+    declared["filter"] = config.filter or config.filter_form
     if bool(config.table) == bool(config.preset):
         raise Failure("give one of table and preset", allow_retries=False)
     shape = {field for field, value in declared.items() if value and field not in ("table", "tags")}

@@ -79,6 +79,17 @@ def pause_op(context: OpExecutionContext) -> None:
     _change_status(context, "PAUSE")
 
 
+@op(name="restart")
+def restart_op(context: OpExecutionContext) -> None:
+    from cdc_runner.services import pipeline as service
+
+    name = context.partition_key
+    with engine_outcome(), catalog_session() as session:
+        service.restart_pipeline(session, name)
+    result = f"{name} ends after its present batch and goes on within seconds in a new process"
+    context.add_output_metadata({"result": result, "pipeline": MetadataValue.asset(pipeline_key(name))})
+
+
 @op(name="refresh")
 def refresh_op(context: OpExecutionContext, config: RefreshConfig) -> None:
     if not config.dry_run:
@@ -144,6 +155,17 @@ def pause_pipeline() -> None:
     config=one_at_a_time(PIPELINES, "change"),
     executor_def=in_process_executor,
     tags=_TAGS,
+    description="Ends a pipeline's process after its present batch and starts another; nothing is copied again.",
+)
+def restart_pipeline() -> None:
+    restart_op()
+
+
+@job(
+    partitions_def=PIPELINES,
+    config=one_at_a_time(PIPELINES, "change"),
+    executor_def=in_process_executor,
+    tags=_TAGS,
     description="Copies every table of a pipeline again from a new snapshot. A dry run unless told otherwise.",
 )
 def refresh_pipeline() -> None:
@@ -162,4 +184,6 @@ def remove_pipeline() -> None:
     remove_op()
 
 
-PIPELINE_JOBS: list[JobDefinition] = [start_pipeline, pause_pipeline, refresh_pipeline, remove_pipeline]
+PIPELINE_JOBS: list[JobDefinition] = [
+    start_pipeline, pause_pipeline, restart_pipeline, refresh_pipeline, remove_pipeline,
+]  # fmt: skip

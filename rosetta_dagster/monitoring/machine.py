@@ -24,6 +24,7 @@ class Usage:
     Attributes:
         wal_bytes: WAL that the source keeps for a pipeline's slot.
         lag_ms: the largest lag of a pipeline's destinations.
+        batch_ms: mean time of its last batches at the slowest destination.
     """
 
     subject: str
@@ -34,6 +35,7 @@ class Usage:
     total_swap: int | None = None
     wal_bytes: int | None = None
     lag_ms: int | None = None
+    batch_ms: int | None = None
 
 
 class Machine:
@@ -101,7 +103,7 @@ PIPELINE_PREFIX = "pipeline:"
 
 _PIPELINES = text(
     """
-    SELECT p.name, max(o.lag_ms) AS lag_ms, max(w.retained_wal_bytes) AS wal_bytes
+    SELECT p.name, max(o.lag_ms) AS lag_ms, max(o.batch_ms) AS batch_ms, max(w.retained_wal_bytes) AS wal_bytes
     FROM pipelines p
     LEFT JOIN stream_offsets o ON o.pipeline_id = p.id AND o.updated_at > now() - interval '2 minutes'
     LEFT JOIN wal_monitor w ON w.source_id = p.source_id
@@ -117,7 +119,7 @@ def with_pipelines(session: Session, usage: Sequence[Usage]) -> list[Usage]:
         subject = f"{PIPELINE_PREFIX}{row.name}"
         known = measured.get(subject, Usage(subject))
         if known.cpu_percent is not None or row.lag_ms is not None:
-            measured[subject] = replace(known, lag_ms=row.lag_ms, wal_bytes=row.wal_bytes)
+            measured[subject] = replace(known, lag_ms=row.lag_ms, wal_bytes=row.wal_bytes, batch_ms=row.batch_ms)
     return list(measured.values())
 
 
@@ -135,6 +137,7 @@ def store_usage(session: Session, usage: Sequence[Usage]) -> None:
             used_swap=one.used_swap,
             wal_bytes=one.wal_bytes,
             lag_ms=one.lag_ms,
+            batch_ms=one.batch_ms,
         )
         for one in usage
     )

@@ -9,6 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.settings import get_setting
+from rosetta_dagster.monitoring.load_progress import LoadProgress, read_loads
+from rosetta_dagster.monitoring.source_states import SourceState, read_source_states
 from rosetta_dagster.resources.catalog import RunnerHeartbeat, read_runners
 
 TOP_TABLES = 10
@@ -63,6 +65,8 @@ class Overview:
         credits_month: Snowflake credits of this month, None without a Snowflake destination.
         host_cpu: percent of all cores, of the host of this Dagster.
         host_memory: percent.
+        loads: initial loads that are under way.
+        sources: how they stand, those in trouble first.
     """
 
     flows: tuple[Flow, ...]
@@ -79,6 +83,8 @@ class Overview:
     credits_last_week: float | None = None
     host_cpu: float | None = None
     host_memory: float | None = None
+    loads: tuple[LoadProgress, ...] = ()
+    sources: tuple[SourceState, ...] = ()
 
 
 # The bounds are times, so that the index on recorded_at is used.
@@ -160,6 +166,8 @@ def read_overview(session: Session) -> Overview:
         monitors=tuple(MonitorRun(**row) for row in session.execute(_MONITORS).mappings()),
         events=tuple(RecentEvent(**row) for row in session.execute(_EVENTS).mappings()),
         backfills=tuple((row.status, int(row.number)) for row in session.execute(_BACKFILLS)),
+        loads=tuple(read_loads(session)),
+        sources=read_source_states(session),
         **{name: _number(value) for name, value in session.execute(_NUMBERS).mappings().one().items()},
     )
 

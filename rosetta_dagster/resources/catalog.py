@@ -113,6 +113,7 @@ class StreamHealth:
     queue_problem: str | None = None
     parked_batches: int = 0
     parked_bytes: int = 0
+    batch_ms: int | None = None
 
     @property
     def keeps_up(self) -> bool:
@@ -130,7 +131,7 @@ _STREAMS = text(
     """
     SELECT p.name AS pipeline, d.name AS destination,
            coalesce(o.captured_lsn, 0) AS captured_lsn, coalesce(o.applied_lsn, 0) AS applied_lsn,
-           coalesce(o.acknowledged_lsn, 0) AS acknowledged_lsn, o.lag_bytes, o.lag_ms, o.commit_at,
+           coalesce(o.acknowledged_lsn, 0) AS acknowledged_lsn, o.lag_bytes, o.lag_ms, o.commit_at, o.batch_ms,
            extract(epoch FROM clock_timestamp() - o.updated_at)::float8 AS age_seconds,
            CASE WHEN pd.is_error THEN pd.error_message END AS error,
            q.state AS queue_state, q.problem AS queue_problem,

@@ -53,7 +53,10 @@ def _tick(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     rates = {note.health.pipeline: note.rows_per_second for note in plan.pipelines}
     events = [
         overview_event(health, rates, overview, line),
-        *(pipeline_event(note.health, pipeline_rows(note.health), note.rows_per_second) for note in plan.pipelines),
+        *(
+            pipeline_event(note.health, pipeline_rows(note.health), note.rows_per_second, overview.loads)
+            for note in plan.pipelines
+        ),
         *(check_event(pipeline, verdict) for pipeline, verdict in plan.checks),
         *(table_event(table, streams.get((table.pipeline, table.destination))) for table in plan.tables),
     ]

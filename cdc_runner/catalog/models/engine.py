@@ -53,6 +53,7 @@ class StreamOffset(Timestamps, Base):
     acknowledged_lsn: Mapped[big] = mapped_column(server_default="0")
     lag_bytes: Mapped[big | None]
     lag_ms: Mapped[big | None]
+    batch_ms: Mapped[big | None]
     commit_at: Mapped[datetime | None]
 
 

@@ -85,6 +85,7 @@ class SystemMetric(Base):
     used_swap: Mapped[big | None]
     wal_bytes: Mapped[big | None]
     lag_ms: Mapped[big | None]
+    batch_ms: Mapped[big | None]
     recorded_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 

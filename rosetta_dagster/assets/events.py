@@ -19,9 +19,7 @@ _STREAM_COLUMNS = TableSchema(
         TableColumn("lag ms", "int"),
         TableColumn("lag bytes", "int"),
         TableColumn("batch ms", "int"),
-        TableColumn("captured"),
         TableColumn("applied"),
-        TableColumn("acknowledged"),
         TableColumn("error"),
     ]
 )
@@ -94,6 +92,11 @@ def pipeline_metadata(health: PipelineHealth, rows: int, rows_per_second: float 
         metadata["slot"] = MetadataValue.text(f"{health.slot_status}{problem}")
     if health.caught_up_at is not None:
         metadata["last source commit"] = MetadataValue.timestamp(health.caught_up_at)
+    if health.streams:
+        # Of the slot, so the same for every destination; the table of destinations has no room for more columns.
+        metadata["captured position"] = MetadataValue.text(format_lsn(max(one.captured_lsn for one in health.streams)))
+        acknowledged = min(one.acknowledged_lsn for one in health.streams)
+        metadata["acknowledged position"] = MetadataValue.text(format_lsn(acknowledged))
     if health.last_error:
         metadata["last error"] = MetadataValue.text(health.last_error)
     metadata |= {
@@ -145,9 +148,7 @@ def _stream_record(stream: StreamHealth) -> TableRecord:
             "lag ms": "" if stream.lag_ms is None else stream.lag_ms,
             "lag bytes": "" if stream.lag_bytes is None else stream.lag_bytes,
             "batch ms": "" if stream.batch_ms is None else stream.batch_ms,
-            "captured": format_lsn(stream.captured_lsn),
             "applied": format_lsn(stream.applied_lsn),
-            "acknowledged": format_lsn(stream.acknowledged_lsn),
             "error": stream.error or "",
         }
     )

@@ -8,10 +8,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
+from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import open_catalog
+from cdc_runner.catalog.pipelines import source_place
 from tests.support.catalog import store_pipeline
 from tests.support.dagster_pages import DagsterPages, dagster_processes, running_pages
 from tests.support.servers import PostgresServer
@@ -43,6 +46,23 @@ def pages(config_server: PostgresServer, tmp_path_factory: pytest.TempPathFactor
     finally:
         config_server.drop_database(catalog.name)
         config_server.drop_database(storage.name)
+
+
+@pytest.fixture
+def own_source(pages: DagsterPages, config_server: PostgresServer) -> Iterator[str]:
+    """A database with a table, which the pipeline's source names from then on."""
+    database = config_server.create_database("test_pages_source")
+    database.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    database.execute("INSERT INTO orders VALUES (1), (2)")
+    ((identifier,),) = pages.catalog.execute("SELECT id FROM sources WHERE name = 'shop-source'")
+    secret = Keyring(bytes(range(32))).encrypt(config_server.password, source_place(identifier))
+    pages.catalog.execute(
+        "UPDATE sources SET host = %s, port = %s, database_name = %s, username = %s, password = %s WHERE id = %s",
+        (config_server.host, config_server.port, database.name, config_server.username, secret, identifier),
+    )
+    wait_for(lambda: pages.ticks("pipeline_refresh_check"), PATIENCE, "the pickers to be filled")
+    yield database.name
+    config_server.drop_database(database.name)
 
 
 def _end_runners(pages: DagsterPages) -> None:
@@ -77,6 +97,34 @@ def test_operator_pauses_a_pipeline_from_the_launchpad(pages) -> None:
     assert pages.wait_for_run(run, PATIENCE) == "SUCCESS"
     assert pages.catalog.execute("SELECT status FROM pipelines WHERE name = 'shop'") == [("PAUSE",)]
     assert pages.wait_for_run(pages.launch("start_pipeline", partition="shop")) == "SUCCESS"
+
+
+def test_preview_gives_a_csv_and_ends_with_its_run(pages, config_server, own_source) -> None:
+    def launch(sql: str) -> str:
+        config = {"ops": {"run_statement": {"config": {"sql": sql, "use_cache": False}}}}
+        return str(pages.launch("preview", config, partition="shop-source"))
+
+    run = launch("SELECT id, id * 2 AS twice FROM orders ORDER BY id")
+    assert pages.wait_for_run(run, PATIENCE) == "SUCCESS"
+    query = """
+    query Run($id: ID!) { runOrError(runId: $id) { ... on Run { eventConnection { events {
+      ... on ExecutionStepOutputEvent { metadataEntries { label ... on UrlMetadataEntry { url } } } } } } } }
+    """
+    events = pages.ask(query, id=run)["runOrError"]["eventConnection"]["events"]
+    entries = [entry for event in events for entry in event.get("metadataEntries", [])]
+    (link,) = [entry["url"] for entry in entries if entry["label"] == "CSV"]
+    assert httpx.get(f"{pages.url}{link}", trust_env=False, timeout=60).text == "id,twice\n1,2\n2,4\n"
+    # It waits for a lock at the source, longer than anybody would wait for it here.
+    holder = config_server.connect(own_source)
+    holder.autocommit = False
+    holder.cursor().execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rosetta preview' AND datname = %s"
+    run = launch("SELECT * FROM orders")
+    wait_for(lambda: config_server.execute(waiting, (own_source,))[0][0], PATIENCE, "the preview to wait for its rows")
+    pages.ask("mutation End($ids: [String!]!) { terminateRuns(runIds: $ids) { __typename } }", ids=[run])
+    assert pages.wait_for_run(run, PATIENCE) in ("CANCELED", "FAILURE")
+    wait_for(lambda: not config_server.execute(waiting, (own_source,))[0][0], PATIENCE, "its session to end")
+    holder.close()
 
 
 def test_events_reach_the_assets(pages) -> None:

@@ -16,8 +16,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from cdc_runner.capture.debezium import convert, event_meters, jvm, source_block, text_converter
-from cdc_runner.capture.debezium.decode import parse_end
+from cdc_runner.capture.debezium import convert, jvm, lean, source_block, text_converter
 from cdc_runner.capture.debezium.properties import engine_properties
 from cdc_runner.schema import TableId
 from cdc_runner.spec import PostgresAddress, SourceSpec
@@ -41,7 +40,7 @@ class Discarding:
         committer.markProcessed(last)
         committer.markBatchFinished()
         value = str(last.value())
-        if '"status":"END"' in value and parse_end(value)[0] >= self._end:
+        if '"status":"END"' in value and int(json.loads(value)["id"].rpartition(":")[2]) >= self._end:
             self._report(now)
 
     def _report(self, now: float) -> None:
@@ -66,14 +65,14 @@ def main() -> None:
     properties = engine_properties(source, tables, marker)
     jvm.start(order["heap_mb"])
     if order["ours"]:
+        lean.install()
         text_converter.install()
         source_block.install()
-        event_meters.remove()
         properties |= source_block.properties()
     else:
-        # JSON without a schema in each event is no matter of ours: everybody would set that.
-        dropped = {name for name in convert.properties(marker) if not name.endswith("schemas.enable")}
-        properties = {name: value for name, value in properties.items() if name not in dropped}
+        properties = {name: value for name, value in properties.items() if name not in convert.properties(marker)}
+    # JSON without a schema in each event is no matter of ours: everybody would set that.
+    properties |= {f"{part}.converter.schemas.enable": "false" for part in ("key", "value")}
     engine = _build(properties, Discarding(order["end"]))
     engine.run()
     sys.exit("the engine ended before the last transaction")

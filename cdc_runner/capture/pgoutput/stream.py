@@ -16,13 +16,13 @@ import structlog
 from cdc_runner.capture.assemble import BatchSettings, Decode, assemble
 from cdc_runner.capture.base import ChangeBatch, TableVersion
 from cdc_runner.capture.buffer import Part, PartBuffer
-from cdc_runner.capture.pgoutput.columns import HEADER, decode, runs_of
 from cdc_runner.capture.pgoutput.link import Link, ServerIdentity
-from cdc_runner.capture.pgoutput.plain import PLAIN_MESSAGES, decode_plainly
 from cdc_runner.capture.pgoutput.relations import Relations
-from cdc_runner.capture.pgoutput.stamps import ends_of, stamp
 from cdc_runner.capture.pgoutput.transactions import TransactionReader
 from cdc_runner.capture.registry import SchemaRegistry
+from cdc_runner.capture.rows.columns import runs_of
+from cdc_runner.capture.rows.plain import rows_of
+from cdc_runner.capture.rows.stamps import ends_of, stamp
 from cdc_runner.connections import classify, connect
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
@@ -189,9 +189,7 @@ class PgoutputStream:
         return lambda version, pieces: stamp(self._decode(version, pieces), list(map(runs_of, pieces)), ends)
 
     def _decode(self, version: TableVersion, pieces: Sequence[bytes]) -> pa.Table:
-        count = sum(HEADER.unpack_from(piece)[2] for piece in pieces)
-        few = count <= PLAIN_MESSAGES
-        return (decode_plainly if few else decode)(self._relations.layouts, pieces)
+        return rows_of(self._relations.layouts, pieces)
 
     def acknowledge(self, position: Position) -> None:
         """See `ChangeStream.acknowledge`."""

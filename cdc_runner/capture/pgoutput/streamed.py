@@ -12,10 +12,10 @@ from pathlib import Path
 
 from cdc_runner.capture.base import TableVersion
 from cdc_runner.capture.buffer import Payload
-from cdc_runner.capture.pgoutput.columns import HEADER, RUN_BYTES, pack
 from cdc_runner.capture.pgoutput.messages import Relation
 from cdc_runner.capture.pgoutput.relations import Resolved
-from cdc_runner.capture.pgoutput.stamps import pack_runs
+from cdc_runner.capture.rows.columns import HEADER, RUN_BYTES, pack
+from cdc_runner.capture.rows.stamps import pack_runs
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId
 

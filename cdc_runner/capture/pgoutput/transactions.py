@@ -11,11 +11,11 @@ import numpy as np
 
 from cdc_runner.capture.buffer import Part, Payload
 from cdc_runner.capture.pgoutput import messages as protocol
-from cdc_runner.capture.pgoutput.columns import DELETE, HEADER, INSERT, UPDATE, pack
 from cdc_runner.capture.pgoutput.messages import Relation
 from cdc_runner.capture.pgoutput.relations import Relations
-from cdc_runner.capture.pgoutput.stamps import RunCounter, pack_end, pack_runs
 from cdc_runner.capture.pgoutput.streamed import StreamedTransaction
+from cdc_runner.capture.rows.columns import DELETE, HEADER, INSERT, UPDATE, pack
+from cdc_runner.capture.rows.stamps import RunCounter, pack_end, pack_runs
 from cdc_runner.position import Position
 
 PREFIX = 5

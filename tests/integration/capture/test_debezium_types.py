@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import duckdb
-import pyarrow as pa
 import pytest
 
-from cdc_runner.capture.debezium import convert
-from cdc_runner.capture.debezium.properties import engine_properties
 from cdc_runner.capture.inspect import read_tables
 from cdc_runner.capture.readable import unreadable
 from cdc_runner.schema import Column, TableSchema
-from cdc_runner.spec import SourceSpec
 from tests.support import type_cases
+from tests.support.debezium_child import Rows, stream_rows
 from tests.support.servers import Database, PostgresServer
 
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(400)]
@@ -50,25 +45,23 @@ class Streamed:
 
     schemas: dict[str, TableSchema]
     expected: dict[str, dict[str, Value]]
-    events: dict[str, list[str]]
-    marker: str
+    rows: Rows
 
     def column(self, table: str) -> Column:
         return self.schemas[table].column("v")
 
     def received(self, table: str) -> list[tuple[str, str, Value, bool]]:
-        """Return operation, id, converted value and whether it stands for an unchanged one, in stream order."""
-        column = self.column(table)
-        test = convert.unchanged_test(column, "v", self.marker) or "false"
-        lines = pa.table({"place": range(len(self.events[table])), "line": pa.array(self.events[table], pa.string())})
-        with duckdb.connect(config={"threads": "1"}) as connection:
-            connection.register("line", lines)
-            return connection.execute(
-                f"""SELECT op, id, {convert.expression(column, "v")}, {test} FROM (
-                    SELECT place, x[1] AS op, x[2] AS id, x[3] AS v
-                    FROM (SELECT place, json_extract_string(line, ['/op', '/after/id', '/after/v']) AS x FROM line))
-                ORDER BY place"""
-            ).fetchall()
+        """Return operation, id, value and whether it stands for an unchanged one, in stream order."""
+        names = self.schemas[table].stream_names
+        id_, v = names.index("id"), names.index("v")
+        return [
+            (row["op"], row[f"c{id_}"], row[f"c{v}"], row["x"] is not None and row["x"][v] == "1")
+            for row in self.rows[table]
+        ]
+
+    def values(self, table: str, row: dict[str, Any]) -> dict[str, Value]:
+        """Return a row's values by column."""
+        return {name: row[f"c{place}"] for place, name in enumerate(self.schemas[table].stream_names)}
 
 
 def table_of(number: int) -> str:
@@ -151,28 +144,6 @@ def expected_of(database: Database, tables: Iterable[str]) -> dict[str, dict[str
     return found
 
 
-def stream(database: Database, slot: str, schemas: list[TableSchema], marker: str) -> dict[str, list[str]]:
-    """Return the lines of row events by table, as the engine in a process of its own made them."""
-    spec = SourceSpec(1, "types", database.address(), "everything", slot, ("*.*",))
-    properties = engine_properties(spec, [schema.table for schema in schemas], marker)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.debezium_child"],
-        input=json.dumps({"properties": properties, "transactions": 2}),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=180,
-        cwd=Path(__file__).parents[3],
-        env={**os.environ, "TZ": "Asia/Jakarta", "PYTHONUTF8": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    events: dict[str, list[str]] = {schema.table.name: [] for schema in schemas}
-    for line in done.stdout.split("\n"):
-        if line:
-            events[json.loads(line)["source"]["table"]].append(line)
-    return events
-
-
 @pytest.fixture(scope="module")
 def streamed(source_server: PostgresServer) -> Iterator[Streamed]:
     database = source_server.create_database("test_debezium_types")
@@ -184,10 +155,9 @@ def streamed(source_server: PostgresServer) -> Iterator[Streamed]:
         connection = database.connect()
         schemas = read_tables(connection, patterns=["public.*"])
         connection.close()
-        marker = convert.new_marker()
-        events = stream(database, "debezium_types", schemas, marker)
-        expected = expected_of(database, events)
-        yield Streamed({schema.table.name: schema for schema in schemas}, expected, events, marker)
+        tables = [schema.table for schema in schemas]
+        rows = stream_rows(database.address(), "debezium_types", "everything", tables, transactions=2)
+        yield Streamed({schema.table.name: schema for schema in schemas}, expected_of(database, rows), rows)
     finally:
         source_server.drop_database(database.name)
 
@@ -207,33 +177,31 @@ def test_inserted_and_updated_values_arrive_as_the_servers_text(streamed: Stream
 def test_unchanged_large_value_is_told_from_every_other_value(streamed: Streamed, type_name: str) -> None:
     table = TABLES[type_name]
     events = [(op, unchanged) for op, id_, _, unchanged in streamed.received(table) if id_ == str(LARGE)]
-    assert events == [("c", False), ("u", True)]
+    assert events == [("u", False), ("u", True)]
     assert not any(unchanged for _, id_, _, unchanged in streamed.received(table) if id_ != str(LARGE))
 
 
 def test_null_in_a_column_with_a_default_stays_null(streamed: Streamed) -> None:
-    given, empty = (json.loads(line)["after"] for line in streamed.events["standard"])
+    given, empty = (streamed.values("standard", row) for row in streamed.rows["standard"])
     assert set(given) == set(streamed.schemas["standard"].column_names) - {"w"}  # generated: not published
     assert None not in given.values()
     assert {name for name, value in empty.items() if value is not None} == {"id", "u"}
 
 
 def test_changed_key_of_unusual_types_arrives_exactly(streamed: Streamed) -> None:
-    events = [json.loads(line) for line in streamed.events["keyed"]]
     first = {"v": "24:00:00+02:30", "id": "1.10", "d": "0044-03-15 BC", "f": "\\x00ff"}
     second = first | {"v": "01:00:00-03", "id": "1.100"}
-    assert [(event["op"], event["before"], event["after"]) for event in events] == [
-        ("c", None, first),
-        ("d", first, None),
-        ("c", None, second),
-    ]
+    rows = [(row["op"], streamed.values("keyed", row)) for row in streamed.rows["keyed"]]
+    assert rows == [("u", first), ("d", first), ("u", second)]
 
 
 def test_full_replica_identity_brings_the_unchanged_large_value(streamed: Streamed) -> None:
-    update = json.loads(streamed.events["whole"][1])
     (value,) = streamed.expected["whole"].values()
-    assert update["before"]["v"] == value
-    assert update["after"]["v"] in (value, streamed.marker)
+    assert [(row["op"], row["x"], row["c2"]) for row in streamed.rows["whole"]] == [
+        ("i", None, value),
+        ("d", None, value),
+        ("i", None, value),
+    ]
 
 
 def test_every_type_of_the_server_is_in_the_cases_or_refused(source_server: PostgresServer) -> None:

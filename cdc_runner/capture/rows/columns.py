@@ -3,7 +3,7 @@
 A piece holds the row messages of one table as they came, and where each begins:
 
     layout  uint32   number of the `Layout` that describes the tuples
-    prefix  uint32   bytes before a message's first tuple mark: 5, or 9 within a streamed transaction
+    prefix  uint32   bytes before a message's first tuple mark: 5, or 9 within a streamed transaction; of Debezium 1
     count   uint32   how many messages
     runs    uint32   how many runs of `stamps` follow; 0 in a stream that is not stamped
     …
@@ -13,7 +13,7 @@ A piece holds the row messages of one table as they came, and where each begins:
     I relation N tuple                 insert
     U relation [K|O tuple] N tuple     update; K the old key if it changed, O the whole old row (REPLICA IDENTITY FULL)
     D relation K|O tuple               delete
-    T relation                         the table was emptied (made by `stream`, which takes a truncate apart)
+    T relation                         the table was emptied (the engines take a truncate apart)
 
     tuple: int16 number of columns, each: n (NULL) | u (large, not changed, not sent) | t int32 length, text
 
@@ -24,7 +24,7 @@ column is what Arrow takes from it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,10 @@ class Layout:
         """
         places = tuple(names.index(name) for name in schema.stream_names)
         return cls(len(names), places, tuple(schema.stream_names.index(name) for name in schema.key))
+
+
+Layouts = Sequence[Layout] | Mapping[int, Layout]
+"""Layouts by number."""
 
 
 def runs_of(piece: bytes) -> bytes:
@@ -153,7 +157,7 @@ class Messages:
         return pa.Array.from_buffers(type_, len(offsets) - 1, buffers)
 
 
-def decode(layouts: Sequence[Layout], pieces: Sequence[bytes]) -> pa.Table:
+def decode(layouts: Layouts, pieces: Sequence[bytes]) -> pa.Table:
     """Return the rows of pieces of one table version, in the layout of `cdc_runner.capture.base`.
 
     Args:
@@ -172,7 +176,7 @@ def decode(layouts: Sequence[Layout], pieces: Sequence[bytes]) -> pa.Table:
     return table.replace_schema_metadata({UPDATES: b""}) if only_updates else table
 
 
-def _joined(layouts: Sequence[Layout], pieces: Sequence[bytes]) -> list[tuple[Layout, Messages]]:
+def _joined(layouts: Layouts, pieces: Sequence[bytes]) -> list[tuple[Layout, Messages]]:
     """Join neighbours of one layout."""
     found: list[tuple[Layout, Messages]] = []
     headers = [HEADER.unpack_from(piece) for piece in pieces]

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from cdc_runner.capture.pgoutput.columns import DELETE, HEADER, NEW, RUN_BYTES, TEXT, TRUNCATE, UNCHANGED, Layout
+from cdc_runner.capture.rows.columns import (
+    DELETE,
+    HEADER,
+    NEW,
+    RUN_BYTES,
+    TEXT,
+    TRUNCATE,
+    UNCHANGED,
+    Layout,
+    Layouts,
+    decode,
+)
 
 PLAIN_MESSAGES = 30
 """Up to so many messages the plain loop is the faster way."""
@@ -126,7 +137,18 @@ class PlainRows:
         return pa.table(arrays, names=["ord", *names])
 
 
-def decode_plainly(layouts: Sequence[Layout], pieces: Sequence[bytes]) -> pa.Table:
+def rows_of(layouts: Layouts, pieces: Sequence[bytes]) -> pa.Table:
+    """Return the rows of pieces of one table version, in the layout of `cdc_runner.capture.base`.
+
+    Args:
+        layouts: by the number in the headers of the pieces.
+        pieces: in stream order.
+    """
+    few = sum(HEADER.unpack_from(piece)[2] for piece in pieces) <= PLAIN_MESSAGES
+    return (decode_plainly if few else decode)(layouts, pieces)
+
+
+def decode_plainly(layouts: Layouts, pieces: Sequence[bytes]) -> pa.Table:
     """Return the rows of pieces of one table version; see `columns.decode`."""
     headers = [HEADER.unpack_from(piece) for piece in pieces]
     first = layouts[headers[0][0]]

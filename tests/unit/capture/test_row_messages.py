@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from cdc_runner.capture.pgoutput.columns import HEADER, Layout, decode, pack
-from cdc_runner.capture.pgoutput.plain import decode_plainly
+from cdc_runner.capture.rows.columns import HEADER, Layout, decode, pack
+from cdc_runner.capture.rows.plain import decode_plainly
 
 Value = str | None | bool
 """A text, None for NULL, True for a large value that is not in the message."""

@@ -1,0 +1,136 @@
+"""Debezium's records to row messages inside the JVM, without a JSON text in between.
+
+A batch of the engine becomes one byte string: for each table the messages that `capture.rows.columns` cuts, in the form
+of the protocol `pgoutput`. So both engines share all that follows. The class is assembled in memory, as in
+`text_converter`; Debezium's engine is told to hand over its records as they are, all of a batch at once.
+
+The byte string, little-endian, of n tables:
+
+    n       uint32
+    tables  n times: number of the table, messages, bytes of its piece (uint32 each)
+    pieces  one behind the other; `layout` in their headers is the number of the table
+
+An update of the key comes from Debezium as two records, a delete and a create, told by their headers from those of two
+statements. They become the one message that the server sent, also when a batch ends between them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cdc_runner.capture.debezium import row_writer_source as java
+
+_NEIGHBOUR = "io.debezium.connector.postgresql.SourceInfo"
+_PROCESSOR = "io.debezium.embedded.async.ParallelSmtBatchProcessor"
+_PROCESSOR_NEIGHBOUR = "io.debezium.embedded.async.RecordProcessor"
+_BUILDER = "io.debezium.embedded.async.AsyncEmbeddedEngine$AsyncEngineBuilder"
+
+_HEAD = struct.Struct("<III")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Messages of the records of one value schema: its number, how many messages, and the piece."""
+
+    table: int
+    messages: int
+    data: bytes
+
+
+class RowWriter:
+    """Makes pieces of the records of a stream. Used by the engine's thread."""
+
+    def __init__(self, unchanged: str, *, stamped: bool) -> None:
+        """Args:
+        unchanged: what the converter writes in place of an unchanged large value.
+        stamped: whether pieces say where their messages belong.
+        """
+        import jpype
+
+        self._java = jpype.JClass(java.WRITER)(unchanged, stamped)
+
+    def ends(self, records: Any) -> npt.NDArray[np.int64]:
+        """Return a row for each transaction that ends in a list of records.
+
+        Its columns: place of its END record, end LSN, time of its commit in milliseconds since the epoch, and its
+        number at the source.
+        """
+        return np.array(self._java.ends(records), dtype=np.int64).reshape(-1, 4)
+
+    def pieces(self, records: Any, start: int, stop: int) -> list[Piece]:
+        """Return the row messages of some records of a list, table by table in order of first appearance."""
+        return list(_cut(bytes(self._java.write(records, start, stop))))
+
+    def schema(self, table: int) -> tuple[str, str, Any]:
+        """Return what a number stands for: schema and name of the table, and the value schema of its events."""
+        found = self._java.described(table)
+        return str(found.schemaName), str(found.tableName), found.schema
+
+
+def _cut(data: bytes) -> Iterator[Piece]:
+    count = int.from_bytes(data[:4], "little")
+    place = 4 + _HEAD.size * count
+    for number in range(count):
+        table, messages, size = _HEAD.unpack_from(data, 4 + _HEAD.size * number)
+        if messages:
+            yield Piece(table, messages, data[place : place + size])
+        place += size
+
+
+def builder() -> Any:
+    """Return a builder of an engine that hands over its records as they are; `install` must have run."""
+    import jpype
+
+    # Every public way to a builder asks for a format, and with it for a converter.
+    constructor = jpype.JClass(_BUILDER).class_.getDeclaredConstructor()
+    constructor.setAccessible(True)
+    return constructor.newInstance()
+
+
+@cache
+def install() -> None:
+    """Define the classes in the running JVM, and let the engine hand over whole batches. Call it before one is built.
+
+    Debezium gives each record to another thread for its transformations, of which there are none here, and waits.
+
+    Raises:
+        RuntimeError: no JVM runs in this process, or Debezium's classes are not the expected ones.
+    """
+    import jpype
+
+    if not jpype.isJVMStarted():
+        raise RuntimeError("start the JVM before its classes are made")
+    neighbour: Any = jpype.JClass(_NEIGHBOUR).class_
+    pool = jpype.JClass("javassist.ClassPool")()
+    pool.appendClassPath(jpype.JClass("javassist.LoaderClassPath")(neighbour.getClassLoader()))
+    try:
+        _define(jpype, pool, neighbour, java.TABLE, java.TABLE_FIELDS, java.TABLE_METHODS)
+        _define(jpype, pool, neighbour, java.WRITER, java.WRITER_FIELDS, java.WRITER_METHODS)
+        processor = pool.get(_PROCESSOR)
+        processor.getDeclaredMethod("processRecords").setBody("{ this.processor.process($1); }")
+        processor.toClass(jpype.JClass(_PROCESSOR_NEIGHBOUR).class_)
+    except jpype.JException as error:
+        raise RuntimeError(f"this version of Debezium hands over its records in another way: {error}") from error
+
+
+def _define(jpype: Any, pool: Any, neighbour: Any, name: str, fields: Sequence[str], methods: Sequence[str]) -> None:
+    field, method = jpype.JClass("javassist.CtField"), jpype.JClass("javassist.CtNewMethod")
+    constructor = jpype.JClass("javassist.CtNewConstructor")
+    made = pool.makeClass(name)
+    for source in fields:
+        made.addField(field.make(source, made))
+    if methods[0].lstrip().startswith("public Rosetta"):
+        made.addConstructor(constructor.make(methods[0], made))
+        methods = methods[1:]
+    else:
+        made.addConstructor(constructor.defaultConstructor(made))
+    for source in methods:
+        made.addMethod(method.make(source, made))
+    made.toClass(neighbour)

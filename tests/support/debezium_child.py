@@ -17,11 +17,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psycopg2
 from pydantic import SecretStr
 
 from cdc_runner.capture.assemble import BatchSettings
+from cdc_runner.capture.debezium.properties import engine_properties
 from cdc_runner.capture.inspect import read_tables
 from cdc_runner.capture.registry import SchemaRegistry
 from cdc_runner.schema import TableId
@@ -82,12 +84,9 @@ def main() -> None:
     order = json.load(sys.stdin)
     from cdc_runner.capture.debezium import engine
 
-    plain = engine.engine_properties
-
     def changed(*arguments: Any) -> dict[str, str]:
-        return {**plain(*arguments), **order["properties"]}
+        return {**engine_properties(*arguments), **order["properties"]}
 
-    engine.engine_properties = changed
     address = PostgresAddress(**(order["address"] | {"password": SecretStr(order["address"]["password"])}))
     tables = [TableId(*names) for names in order["tables"]]
     connection = psycopg2.connect(
@@ -97,14 +96,15 @@ def main() -> None:
     schemas = {schema.table: schema for schema in read_tables(connection, tables=tables)}
     connection.close()
     source = SourceSpec(1, "child", address, order["publication"], order["slot"], ("*.*",))
-    stream = engine.DebeziumStream(
-        source,
-        SchemaRegistry(schemas.values(), schemas.__getitem__),
-        tables,
-        settings=BatchSettings(stamped=order["stamped"]),
-        heap_megabytes=512,
-        spill_directory=Path(tempfile.mkdtemp()),
-    )
+    with patch.object(engine, "engine_properties", changed):
+        stream = engine.DebeziumStream(
+            source,
+            SchemaRegistry(schemas.values(), schemas.__getitem__),
+            tables,
+            settings=BatchSettings(stamped=order["stamped"]),
+            heap_megabytes=512,
+            spill_directory=Path(tempfile.mkdtemp()),
+        )
     threading.Timer(150, os._exit, (1,)).start()
     left = order["transactions"]
     for batch in stream.batches():

@@ -1,6 +1,6 @@
 """A shorter `source` in each event of Debezium: what the engine itself reads, and the table.
 
-The standard block has 14 members, which are more than half of the text of an event of four columns, and one of them
+The standard block has 14 members, which are more than half of what an event of four columns holds, and one of them
 (`sequence`) is written by a JSON mapper of its own. A connector takes another maker of the block by its property
 `sourceinfo.struct.maker`; like the converter it is assembled in memory (see `text_converter`).
 """

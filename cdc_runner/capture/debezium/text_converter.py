@@ -6,7 +6,7 @@ gone, intervals are limited to 32-bit hours, and columns of `interval[]` or `mon
 
     the resolver   `ReplicationMessageColumnValueResolver.resolveValue` returns the value's text instead of an object
     the converter  a `CustomConverter` (Debezium's public interface), registered for every column, passes the text on
-                   as a JSON string, and a placeholder of ours for a large value that an update left unchanged
+                   as a string, and a placeholder of ours for a large value that an update left unchanged
 
 The first is made in memory, before Debezium's class is loaded, by Javassist, which is among Debezium's own jars and
 which compiles the converter too: a Java runtime has no compiler. Debezium's version is pinned, and `install` fails when

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: install demo test test-slow test-pgoutput lint lint-rules lint-format lint-types lint-layers bench bench-quick lock format clean
+.PHONY: install demo test test-slow test-pgoutput lint lint-rules lint-format lint-types lint-layers bench bench-quick bench-dlt lock format clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -52,6 +52,11 @@ bench: $(STAMP)
 
 bench-quick: $(STAMP)
 	$(BIN)/python -m bench --quick $(ARGS)
+
+# A peer of the benchmark, in an environment of its own.
+bench-dlt:
+	@test -x .venv-dlt/bin/python || $(PYTHON) -m venv .venv-dlt
+	.venv-dlt/bin/python -m pip install --quiet --disable-pip-version-check "dlt[postgres,sql_database]==1.31.0" "sqlalchemy>=2,<2.1" pyarrow psycopg2-binary
 
 # Every test of a pipeline, the long ones too, with the engine pgoutput.
 test-pgoutput: $(STAMP)

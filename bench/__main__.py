@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import growth, latency, load, machine, report, stream
+from bench import growth, latency, load, machine, peers, report, stream
 from bench.servers import Servers, servers
 from bench.settings import ALL, Sizes
 
 _PARTS: dict[str, Callable[[Servers, Sizes, Callable[[str], None]], dict[str, Any]]] = {
     "initial_load": lambda servers, sizes, note: load.measure(servers, sizes),
+    "peers": peers.measure,
     "stream": stream.measure,
     "latency": lambda servers, sizes, note: latency.measure(servers, sizes, "debezium"),
     "latency_pgoutput": lambda servers, sizes, note: latency.measure(servers, sizes, "pgoutput"),

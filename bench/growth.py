@@ -1,5 +1,7 @@
 """Whether apply costs more when the target is larger: the destination's own apply of generated batches.
 
+Beside it, the same number of rows changed by a plain UPDATE of the server's own: what a larger table costs anybody.
+
 Keys are drawn in two ways: from the whole table, so that nearly every row is on a page of its own and a larger table
 means more pages to read and to log; and from the newest fifth of the small table's size, as workloads mostly do.
 """
@@ -36,6 +38,7 @@ class Target:
 
     def __init__(self, database: Database, rows: int, directory: Path) -> None:
         self.rows = rows
+        self._database = database
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(
                 "CREATE TABLE account (aid integer PRIMARY KEY, bid integer, abalance integer, filler character(84))"
@@ -57,6 +60,13 @@ class Target:
         self._destination.start_at(Position(1))
         self._destination.remember_all([TableState(self._sync, ready=True, snapshot=Position(0), schema=schema)])
         self._position = 1
+
+    def update_plainly(self, keys: list[int]) -> float:
+        """Let the server update these rows by itself; return the seconds it took."""
+        with closing(self._database.connect()) as connection, connection.cursor() as cursor:
+            started = time.perf_counter()
+            cursor.execute("UPDATE account SET abalance = abalance + 1 WHERE aid = ANY (%s)", (keys,))
+            return time.perf_counter() - started
 
     def apply(self, keys: list[int]) -> float:
         """Apply an update of these rows; return the seconds it took."""
@@ -104,19 +114,23 @@ def measure(servers: Servers, sizes: Sizes) -> dict[str, Any]:
         window = max(BATCH_ROWS, sizes.growth_rows[0] // 5)
         for name, width in (("spread", None), ("recent", window)):
             times: list[list[float]] = [[] for _ in targets]
+            alone: list[list[float]] = [[] for _ in targets]
             servers.settle()
             for number in range(_WARM_UPS + sizes.growth_repeats):
                 places = list(range(len(targets)))
                 for place in places if number % 2 == 0 else reversed(places):
                     target = targets[place]
                     lowest = 1 if width is None else target.rows - width + 1
-                    keys = random.sample(range(lowest, target.rows + 1), BATCH_ROWS)
-                    seconds = target.apply(keys)
+                    choices = range(lowest, target.rows + 1)
+                    seconds = target.apply(random.sample(choices, BATCH_ROWS))
+                    plainly = target.update_plainly(random.sample(choices, BATCH_ROWS))
                     if number >= _WARM_UPS:
                         times[place].append(seconds)
-            middle = [median(one) for one in times]
-            result[name] = {
-                "ms": [round(one * 1000, 1) for one in middle],
-                "growth": round(middle[-1] / middle[0], 2),
-            }
+                        alone[place].append(plainly)
+            result[name] = {**_growth(times), "server_alone": _growth(alone)}
     return result
+
+
+def _growth(times: list[list[float]]) -> dict[str, Any]:
+    middle = [median(one) for one in times]
+    return {"ms": [round(one * 1000, 1) for one in middle], "growth": round(middle[-1] / middle[0], 2)}

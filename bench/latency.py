@@ -24,6 +24,8 @@ from bench.waiting import ticks, wait_until
 _ROWS = 5000
 """Each row is written again after five seconds at 1,000 tx/s; a change that took longer is missed, and counted."""
 _POLL = 0.005
+_DURABLE_RATE = 2000
+"""Up to so many transactions a second writers wait for the disk; a faster rate is not about the source's disk."""
 _WARM_UP_SECONDS = 5.0
 _QUIET_SECONDS = 5.0
 _PROBE_SECONDS = 180.0
@@ -60,7 +62,13 @@ def measure(servers: Servers, sizes: Sizes, engine: str) -> dict[str, Any]:
 def _at_rate(source: Database, target: Database, rate: int, seconds: float) -> dict[str, Any]:
     """Write at a rate for a while and return the percentiles of what came after the warm-up."""
     warm_up = min(_WARM_UP_SECONDS, seconds / 2)
-    order = {"dsn": source.dsn(), "rate": rate, "seconds": seconds + warm_up, "rows": _ROWS}
+    order = {
+        "dsn": source.dsn(),
+        "rate": rate,
+        "seconds": seconds + warm_up,
+        "rows": _ROWS,
+        "durable": rate <= _DURABLE_RATE,
+    }
     writer = subprocess.Popen(
         [sys.executable, "-m", "bench.writer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

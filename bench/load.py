@@ -30,6 +30,7 @@ def measure(servers: Servers, sizes: Sizes) -> dict[str, Any]:
                 ours.append(_rosetta(servers, source))
             else:
                 native.append(_native(servers, source))
+    table_bytes = int(source.execute(f"SELECT pg_table_size('{ACCOUNTS}')")[0][0])
     servers.drop("source", source)
     mine = median(one["seconds"] for one in ours)
     theirs = median(native)
@@ -38,12 +39,19 @@ def measure(servers: Servers, sizes: Sizes) -> dict[str, Any]:
         "rosetta_rows_per_s": round(sizes.load_rows / mine),
         "native_rows_per_s": round(sizes.load_rows / theirs),
         "ratio": round(theirs / mine, 2),
+        "rosetta_mb_per_s": round(table_bytes / mine / 1e6, 1),
+        "native_mb_per_s": round(table_bytes / theirs / 1e6, 1),
         "rosetta_s": [round(one["seconds"], 3) for one in ours],
         "native_s": [round(one, 3) for one in native],
         "start_to_first_row_s": round(median(one["first_row"] for one in ours), 2),
         "rss_mb": round(max(one["rss_mb"] for one in ours)),
         "cpu_s_per_million": round(median(one["cpu"] for one in ours) / sizes.load_rows * 1e6, 2),
     }
+
+
+def once(servers: Servers, source: Database) -> float:
+    """Load once with Rosetta; return the seconds from the snapshot until the table has its key."""
+    return _rosetta(servers, source)["seconds"]
 
 
 def _rosetta(servers: Servers, source: Database) -> dict[str, float]:

@@ -28,6 +28,8 @@ class Goal:
 
 GOALS = (
     Goal("initial_load_vs_native", "initial load, against the native copy", at_least=1.0),
+    Goal("initial_load_vs_pgcopydb", "the same, against pgcopydb", at_least=1.0),
+    Goal("initial_load_vs_dlt", "the same, against dlt", at_least=1.0),
     Goal("debezium_vs_bare_engine", "stream, against the bare Debezium engine", at_least=0.85),
     Goal("stream_vs_native_debezium", "stream with Debezium, against native apply"),
     Goal("stream_vs_native_pgoutput", "stream with pgoutput, against native apply", at_least=1.0),
@@ -36,6 +38,8 @@ GOALS = (
     Goal("latency_p50_ms_pgoutput", "the same with pgoutput, p50 (ms)", at_most=100),
     Goal("latency_p99_ms_pgoutput", "the same with pgoutput, p99 (ms)", at_most=300),
     Goal("apply_growth", "apply into the large against the small table", at_most=1.2),
+    Goal("apply_growth_server_alone", "the same of the server's own UPDATE"),
+    Goal("apply_growth_recent", "the same, recent rows", at_most=1.2),
     Goal("rss_mb", "peak resident size of the pipeline (MB)", at_most=512),
     Goal("rss_mb_pgoutput", "the same, engine pgoutput alone (MB)", at_most=512),
     Goal("cpu_s_per_million_debezium", "CPU seconds for a million changes, Debezium"),
@@ -67,8 +71,13 @@ def figures(detail: dict[str, Any]) -> dict[str, float]:
             fastest = latency[str(1000 if 1000 in rates else rates[0])]
             for share in ("p50", "p99"):
                 found[f"latency_{share}_ms{suffix}"] = fastest[f"{share}_ms"]
+    for peer, one in detail.get("peers", {}).items():
+        if "ratio" in one:
+            found[f"initial_load_vs_{peer}"] = one["ratio"]
     if growth := detail.get("growth"):
         found["apply_growth"] = max(growth[name]["growth"] for name in ("spread", "recent"))
+        found["apply_growth_recent"] = growth["recent"]["growth"]
+        found["apply_growth_server_alone"] = growth["spread"]["server_alone"]["growth"]
     sizes = [
         *(found[key] for key in ("rss_mb_debezium", "rss_mb_pgoutput") if key in found),
         *(detail[name]["rss_mb"] for name in ("initial_load", "latency", "latency_pgoutput") if name in detail),

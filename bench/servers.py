@@ -54,6 +54,10 @@ class Database:
         """Return the SQLAlchemy URL; it holds the password."""
         return f"postgresql+psycopg2://{self.username}:{self.password}@{self.host}:{self.port}/{self.name}"
 
+    def uri(self) -> str:
+        """Return the libpq URI; it holds the password."""
+        return f"postgresql://{self.username}:{self.password}@{self.host}:{self.port}/{self.name}?sslmode=disable"
+
     def address(self) -> PostgresAddress:
         """Return the address as the engine takes it."""
         return PostgresAddress(self.host, self.port, self.name, self.username, SecretStr(self.password), "disable")

@@ -50,8 +50,8 @@ FULL = Sizes(
     large_rows=300_000,
     shape_rows=20_000,
     stream_repeats=3,
-    latency_seconds=20.0,
-    latency_rates=(1000, 100),
+    latency_seconds=15.0,
+    latency_rates=(1000, 100, 5000),
     growth_rows=(200_000, 4_000_000),
     growth_repeats=9,
 )

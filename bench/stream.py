@@ -127,7 +127,7 @@ def _round(
     *,
     everybody: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Make a backlog and let everybody read it, or just the engine pgoutput and PostgreSQL's own apply."""
+    """Make a backlog and let everybody read it, or everybody but the bare engine."""
     if everybody:
         both.create_slots()
     backlog = workload.run(both.source, sizes.stream_rows)
@@ -135,7 +135,6 @@ def _round(
         **{
             engine: (lambda one=one: _rosetta(one, backlog))  # type: ignore[misc]
             for engine, one in both.pipelines.items()
-            if everybody or engine == "pgoutput"
         },
         "native": lambda: _native(both.source, both.subscription, backlog),
         **{name: (lambda name=name: _bare(both, name, backlog)) for name in _BARE if everybody},  # type: ignore[misc]
@@ -146,6 +145,7 @@ def _round(
     for name in names[turn:] + names[:turn]:
         servers.settle()
         measured[name] = runs[name]()
+        measured[name]["mb_per_s"] = measured[name]["rows_per_s"] * backlog.bytes_per_row / 1e6
         note(f"{workload.name} {number + 1}: {name} {measured[name]['rows_per_s']:,.0f} rows/s")
     if everybody:
         both.drop_slots()
@@ -268,6 +268,7 @@ def _summary(workload: Workload, rounds: list[dict[str, dict[str, float]]]) -> d
         "rows": workload.rows,
         "rows_per_s": {name: round(value) for name, value in middle.items()},
         "rows_per_s_each": {name: [round(value) for value in values] for name, values in rates.items()},
+        "wal_mb_per_s": {name: round(median(one[name]["mb_per_s"] for one in rounds), 1) for name in middle},
         "vs_native": {engine: ratio(engine, "native") for engine in _ENGINES if engine in middle},
         "rss_mb": {name: round(max(one[name]["rss_mb"] for one in rounds)) for name in ours},
         "cpu_s_per_million": {

@@ -42,6 +42,12 @@ class Backlog:
         """Position at which all of them are done."""
         return self.marks[-1][0]
 
+    @property
+    def bytes_per_row(self) -> float:
+        """WAL that a row change takes at the source."""
+        (first, before), (last, after) = self.marks[0], self.marks[-1]
+        return (last - first) / max(1, after - before)
+
     def rows_at(self, lsn: int) -> int:
         """Return how many row changes are committed at or before a position."""
         place = bisect_right(self.marks, lsn, key=lambda mark: mark[0])

@@ -1,7 +1,7 @@
 """Single-row transactions at a steady rate: `python -m bench.writer`, so that the probe has its own interpreter.
 
-Reads `{"dsn": …, "rate": transactions a second, "seconds": …, "rows": rows of the table}` from its input and writes
-`{"written": …, "seconds": …}`.
+Reads `{"dsn": …, "rate": transactions a second, "seconds": …, "rows": rows of the table, "durable": bool}` from its
+input and writes `{"written": …, "seconds": …}`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def write(order: dict[str, object], place: int, started: float) -> int:
     connection.autocommit = True
     written = 0
     with connection.cursor() as cursor:
+        if not order["durable"]:
+            cursor.execute("SET synchronous_commit = off")
         sequence = place
         while sequence / rate < seconds:
             pause = started + sequence / rate - time.monotonic()

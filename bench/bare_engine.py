@@ -71,6 +71,8 @@ def main() -> None:
         properties |= source_block.properties()
     else:
         properties = {name: value for name, value in properties.items() if name not in convert.properties(marker)}
+    # Ours are small for the sake of memory.
+    properties |= {"max.batch.size": "4096", "max.queue.size": "8192", "max.queue.size.in.bytes": "0"}
     # JSON without a schema in each event is no matter of ours: everybody would set that.
     properties |= {f"{part}.converter.schemas.enable": "false" for part in ("key", "value")}
     engine = _build(properties, Discarding(order["end"]))

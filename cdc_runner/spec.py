@@ -294,13 +294,13 @@ class PipelineSettings:
     """
 
     batch_max_rows: int = 250_000
-    batch_max_bytes: int = 32 * 1024 * 1024
-    spill_bytes: int = 32 * 1024 * 1024
+    batch_max_bytes: int = 8 * 1024 * 1024
+    spill_bytes: int = 16 * 1024 * 1024
     load_workers: int = 4
     load_chunk_bytes: int = 64 * 1024 * 1024
     heartbeat_seconds: float = 5.0
     schema_policy: str = "evolve"
-    jvm_heap_megabytes: int = 256
+    jvm_heap_megabytes: int = 192
     synchronous_commit: str = "on"
     drop_columns: bool = False
     capture_origin: str = "any"

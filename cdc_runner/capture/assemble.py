@@ -25,9 +25,9 @@ class BatchSettings:
     """
 
     max_events: int = 250_000
-    max_bytes: int = 32 * 1024 * 1024
-    memory_bytes: int = 32 * 1024 * 1024
-    segment_bytes: int = 16 * 1024 * 1024
+    max_bytes: int = 8 * 1024 * 1024
+    memory_bytes: int = 16 * 1024 * 1024
+    segment_bytes: int = 8 * 1024 * 1024
     stamped: bool = False
 
 

@@ -27,7 +27,10 @@ def main() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    from cdc_runner.pipeline.memory import return_large_blocks
     from cdc_runner.pipeline.process import run
+
+    return_large_blocks()
 
     code = run(arguments.pipeline_id, arguments.holder)
     sys.stdout.flush()

@@ -67,6 +67,9 @@ def class_path() -> list[str]:
 def start(heap_megabytes: int) -> None:
     """Start the JVM unless it runs; its limits are those of the first call.
 
+    The young generation and its survivors hold what is under way (see the queue's size in `properties`), so that the
+    old one, which is only collected when the heap is at its limit, does not fill with what was promoted too early.
+
     Code is compiled once and quickly. Measured over 300,000 updates from the start on: 8.6 CPU seconds and 300 MB
     resident, against 11.7 and 420 with the optimising compiler, whose code then takes 12 instead of 15 µs an event: it
     would pay after a million events, and its memory never comes back.
@@ -80,7 +83,9 @@ def start(heap_megabytes: int) -> None:
         return
     options = [
         f"-Xmx{heap_megabytes}m",
-        "-Xms64m",
+        "-Xms80m",
+        "-Xmn48m",
+        "-XX:SurvivorRatio=2",
         "-Xss512k",
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",

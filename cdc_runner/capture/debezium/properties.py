@@ -13,7 +13,7 @@ TOPIC_PREFIX = "r"
 
 
 def engine_properties(
-    source: SourceSpec, tables: Iterable[TableId], marker: str, heap_megabytes: int = 256
+    source: SourceSpec, tables: Iterable[TableId], marker: str, heap_megabytes: int = 192
 ) -> dict[str, str]:
     """Return the properties of an engine that streams some tables from an existing slot.
 
@@ -50,11 +50,11 @@ def engine_properties(
         "tombstones.on.delete": "false",
         "extended.headers.enabled": "false",
         "column.propagate.source.type": ".*",
-        "max.batch.size": "4096",
-        "max.queue.size": "8192",
+        "max.batch.size": "2048",
+        "max.queue.size": "4096",
         # A batch is at most what the queue holds, and is in the heap three times before it leaves: as records, as
-        # messages by table, and joined.
-        "max.queue.size.in.bytes": str(heap_megabytes * (1 << 20) // 10),
+        # messages by table, and joined. All of it fits into the survivors of the young generation.
+        "max.queue.size.in.bytes": str(heap_megabytes * (1 << 20) // 96),
         "poll.interval.ms": "10",
         "errors.max.retries": "0",
         "skip.messages.without.change": "false",

@@ -46,6 +46,9 @@ class PostgresDestination(PostgresSession):
             with session:
                 planner = LoadPlanner(source, session, self._pipeline, self._settings, self.map_schema)
                 return planner.plan(wanted, self._states)
+        except psycopg2.Error as error:
+            # Both sides are asked; a session that was lost says which of them went away.
+            raise classify(error, "source" if source.closed else "destination") from error
         finally:
             session.close()
 
@@ -72,9 +75,9 @@ class PostgresDestination(PostgresSession):
 
     def refresh_types(self) -> bool:
         """Bring enums, composites and domains to what the source has by now; tell whether anything changed."""
-        with self._session() as connection:
+        with self.transaction() as cursor:
             schemas = [one.schema for one in self._states.values()]
-            return bool(types.refresh_types(self._source(), connection, schemas, self.map_schema))
+            return bool(types.refresh_types(self._source(), cursor.connection, schemas, self.map_schema))
 
     def widen(self, present: Callable[[TableId], TableSchema | None]) -> bool:
         """Bring types and nullability of the targets to what the source has by now; tell whether anything changed.
@@ -85,7 +88,7 @@ class PostgresDestination(PostgresSession):
             present: reads the present schema that the source's table has for a target, as the sync shapes it.
         """
         changed = False
-        with self._session() as connection, connection.cursor() as cursor:
+        with self.transaction() as cursor:
             for known in list(self._states.values()):
                 schema = present(known.sync.target)
                 if schema is None or not known.ready:

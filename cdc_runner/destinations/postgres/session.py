@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,16 +157,30 @@ class PostgresSession:
             raise RosettaError(ErrorKind.DESTINATION_UNAVAILABLE, f"destination {self.name} is not connected")
         return self._connection
 
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg2.extensions.cursor]:
+        """Give a cursor of a transaction of the session, committed at the end of the block.
+
+        Raises:
+            RosettaError: destination kinds; nothing was changed. A server that goes away in the middle closes the
+                session, whose rollback then fails by itself: that is the same outage, not an error of its own.
+        """
+        try:
+            with self._session() as connection, connection.cursor() as cursor:
+                yield cursor
+        except psycopg2.Error as error:
+            raise classify(error, "destination") from error
+
     # -- what is kept ------------------------------------------------------------------------------------------------
 
     def position(self) -> Position | None:
         """Return the stored position."""
-        with self._session() as connection, connection.cursor() as cursor:
+        with self.transaction() as cursor:
             return state.lock_position(cursor, self._pipeline, self.epoch)
 
     def start_at(self, position: Position) -> None:
         """Store the position at which a new stream begins."""
-        with self._session() as connection, connection.cursor() as cursor:
+        with self.transaction() as cursor:
             state.lock_position(cursor, self._pipeline, self.epoch)
             state.store_position(cursor, self._pipeline, position, 0.0)
 
@@ -181,14 +196,14 @@ class PostgresSession:
 
     def remember_all(self, tables: Sequence[TableState]) -> None:
         """Store states of tables in one transaction."""
-        with self._session() as connection, connection.cursor() as cursor:
+        with self.transaction() as cursor:
             state.lock_position(cursor, self._pipeline, self.epoch)
             for table in tables:
                 self.remember(cursor, table)
 
     def load_again(self, target: TableId) -> None:
         """Note that a target table has to be loaded anew before the stream goes on."""
-        with self._session() as connection, connection.cursor() as cursor:
+        with self.transaction() as cursor:
             state.lock_position(cursor, self._pipeline, self.epoch)
             state.forget_chunks(cursor, self._pipeline, target)
             self.diversion.superseded += waiting.forget_target(cursor, self._pipeline, target)
@@ -197,7 +212,7 @@ class PostgresSession:
 
     def reset(self) -> None:
         """Forget the position, and have every table loaded anew."""
-        with self._session() as connection, connection.cursor() as cursor:
+        with self.transaction() as cursor:
             state.lock_position(cursor, self._pipeline, self.epoch)
             state.reset_pipeline(cursor, self._pipeline)
             self.diversion.superseded += waiting.forget_pipeline(cursor, self._pipeline)
@@ -205,10 +220,10 @@ class PostgresSession:
 
     def reload_states(self) -> None:
         """Read the tables' states again, after other sessions changed them."""
-        with self._session() as connection, connection.cursor() as cursor:
+        with self.transaction() as cursor:
             self._states = {one.sync.target: one for one in state.read_tables(cursor, self._pipeline)}
             self.diversion.load(cursor)
         self._writer.forget_targets()
         if self._order is not None:
-            with self._session() as connection, connection.cursor() as cursor:
+            with self.transaction() as cursor:
                 self._order = foreign_key_order(cursor, list(self._states))

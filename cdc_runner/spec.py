@@ -291,6 +291,9 @@ class PipelineSettings:
         park_after_seconds: how long a destination must be away before its changes are parked in Redis, so that the
             slot may pass them; 0 never parks.
         park_max_megabytes: most that is parked for a destination; beyond it the slot waits.
+        backfill_workers: chunks of a backfill that are copied at once.
+        backfill_megabytes_per_second: most that a backfill reads from the source in a second; 0 for no limit.
+        backfill_window_seconds: how long a backfill reads under one snapshot before it takes another.
     """
 
     batch_max_rows: int = 250_000
@@ -310,6 +313,9 @@ class PipelineSettings:
     dead_letter_alert_seconds: float = 86_400.0
     park_after_seconds: float = 0.0
     park_max_megabytes: int = 1024
+    backfill_workers: int = 2
+    backfill_megabytes_per_second: int = 0
+    backfill_window_seconds: int = 120
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from cdc_runner.catalog.models import DataFlowRecord, Pipeline, TableSync
+from cdc_runner.schema import TableId
 from cdc_runner.spec import ResolvedSync
 
 LoadState = Literal["PENDING", "LOADING", "STREAMING", "EXCLUDED", "ERROR"]
@@ -129,6 +130,19 @@ def forget_tables(session: Session, pipeline_destination_id: int, keep: Iterable
     for row in rows:
         if (row.source_schema, row.source_table, row.target_schema, row.target_table) not in kept:
             session.delete(row)
+
+
+def loaded_rows(session: Session, pipeline_destination_id: int, target: TableId) -> int:
+    """Return how many rows the last load of a target has copied."""
+    found = session.scalar(
+        select(TableSync.loaded_rows).where(
+            TableSync.pipeline_destination_id == pipeline_destination_id,
+            TableSync.origin == "RESOLVED",
+            TableSync.target_schema == target.schema,
+            TableSync.target_table == target.name,
+        )
+    )
+    return found or 0
 
 
 def _resolved_rows(

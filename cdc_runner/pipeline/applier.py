@@ -91,6 +91,8 @@ class Applier:
         self.failure: RosettaError | None = None
         self.fence: FencePoint | None = None
         """Where to stop for a moment; set before a batch beyond it is taken from the source."""
+        self.reload_target: TableId | None = None
+        """A target that is to be emptied and loaded by a new start of the stream; set by others."""
         self._thread = threading.Thread(target=self._run, name=f"apply-{destination.name}", daemon=True)
 
     def start(self) -> None:
@@ -142,10 +144,12 @@ class Applier:
             try:
                 batch = self._queue.get(timeout=0.2)
             except queue.Empty:
-                if self.status.parked is None:
+                if self.status.parked is None and self.reload_target is None:
                     continue
                 batch = None
             try:
+                if self.reload_target is not None:
+                    raise ReloadNeeded(self.reload_target, "that was asked for")
                 self._take(batch)
             except ReloadNeeded as error:
                 self._load_again(error)

@@ -19,6 +19,7 @@ from cdc_runner.capture.registry import SchemaRegistry
 from cdc_runner.destinations.base import Destination
 from cdc_runner.errors import Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
+from cdc_runner.pipeline.backfills import BackfillKeeper
 from cdc_runner.pipeline.dead_letters import LetterDesk, letter_queue, waiting_room
 from cdc_runner.pipeline.fence import FenceKeeper
 from cdc_runner.pipeline.parking import Parking
@@ -157,6 +158,8 @@ class StreamRun:
             threading.Thread(target=self._wait_for_left, name="left", daemon=True).start()
         fences = FenceKeeper(self._catalog, self._spec, stream, self.appliers)
         fences.start()
+        backfills = BackfillKeeper(self._catalog, self._spec, self._attached, self.appliers)
+        backfills.start()
         self._reporter.attach(self)
         shaper = Shaper(batch_settings(self._spec.settings).segment_bytes)
         takes_events = {applier.destination.takes_events for applier in self.appliers}
@@ -175,6 +178,8 @@ class StreamRun:
             self._check()
             failed = False
         finally:
+            # Their steps hold the lock of the position, which the appliers need to finish.
+            backfills.stop()
             drain = 0.0 if failed or self._restart.is_set() else 10.0
             for applier in self.appliers:
                 applier.stop(drain_seconds=drain)

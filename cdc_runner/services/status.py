@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from cdc_runner.catalog.backfills import listed
 from cdc_runner.catalog.dead_letters import DestinationLetters, read_dead_letters
 from cdc_runner.catalog.leases import live_runners
 from cdc_runner.catalog.models import (
@@ -43,6 +44,7 @@ def read_status(session: Session, pipeline: str | None = None) -> dict[str, Any]
     )
     chunks = _chunk_counts(session)
     backfills = _backfill_counts(session)
+    open_backfills = listed(session, open_only=True, limit=1000)
     letters = read_dead_letters(session)
     return {
         "runners": [
@@ -70,6 +72,11 @@ def read_status(session: Session, pipeline: str | None = None) -> dict[str, Any]
                         backfills.get((one.id, row.id), Counter()) + backfills.get((one.id, None), Counter()),
                         _state(one, metadata.get(one.id), row, alive=one.id in live),
                         letters[row.id],
+                        [
+                            shown
+                            for shown in open_backfills
+                            if (shown["pipeline"], shown["destination"]) == (one.name, row.destination.name)
+                        ],
                     )
                     for row in one.destinations
                 ],
@@ -113,6 +120,7 @@ def _destination(
     backfills: Mapping[str, int],
     state: str,
     letters: DestinationLetters,
+    open_backfills: list[dict[str, Any]],
 ) -> dict[str, Any]:
     tables = [sync for sync in row.table_syncs if sync.origin == "RESOLVED"]
     return {
@@ -148,6 +156,7 @@ def _destination(
         ],
         "load": _load(tables, chunks),
         "backfills": dict(backfills),
+        "open_backfills": open_backfills,
         "last_error": row.error_message,
         "last_error_at": row.last_error_at.isoformat() if row.last_error_at else None,
         "table_errors": [

@@ -54,10 +54,11 @@ class ColumnPlan:
         return self.target.stream_columns[len(self.places) :]
 
     def select_list(self) -> str:
-        """Return what a load selects of the source's table, in the order of the target's stream columns.
+        """Return what a load selects of the source's table, in the order of the target's stream columns."""
+        return ", ".join(self.select_parts())
 
-        What a mask does not need is not even read.
-        """
+    def select_parts(self) -> list[str]:
+        """Return the same one by one. What a mask does not need is not even read."""
         names = self.source.stream_names
         parts = []
         for place, mask in zip(self.places, self.masks, strict=True):
@@ -67,7 +68,7 @@ class ColumnPlan:
                 parts.append(f"{quote_literal(mask.text or '')}::text")
             else:
                 parts.append(quote_identifier(names[place]))
-        return ", ".join(parts + [_LOADED[column.name] for column in self.added])
+        return parts + [_LOADED[column.name] for column in self.added]
 
     def copy_masker(self) -> CopyMasker | None:
         """Return what masks the rows of a load on their way; None when nothing is left to mask."""

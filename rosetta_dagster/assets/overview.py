@@ -166,6 +166,21 @@ def _numbers(overview: Overview) -> dict[str, MetadataValue]:
                 for one in overview.loads
             ],
         )
+    if overview.backfill_progress:
+        columns = (
+            "pipeline",
+            "destination",
+            "table",
+            "mode",
+            "status",
+            "rows",
+            "total",
+            "percent",
+            "eta_seconds",
+            "note",
+        )
+        rows = [tuple("" if one[name] is None else one[name] for name in columns) for one in overview.backfill_progress]
+        found["open backfills"] = _table(columns, rows)
     if overview.unsent:
         found["unsent notifications"] = MetadataValue.int(overview.unsent)
     used = {

@@ -28,6 +28,7 @@ class LazyCommand:
 
 COMMANDS: dict[str, LazyCommand] = {
     "apply": LazyCommand("rosetta_dagster.cli.apply:apply", "Bring the configuration in line with a file."),
+    "backfill": LazyCommand("rosetta_dagster.cli.backfill:backfill", "Copy tables again beside the stream."),
     "demo": LazyCommand("rosetta_dagster.local.commands:demo", "Replicate a busy shop into two targets, embedded."),
     "destination": LazyCommand("rosetta_dagster.cli.destination:destination", "List, show, test, create, remove."),
     "dlq": LazyCommand("rosetta_dagster.cli.dlq:dlq", "List, inspect, edit, replay, export, purge dead letters."),

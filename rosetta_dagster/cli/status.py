@@ -38,6 +38,7 @@ def status(pipeline: str | None, as_json: bool) -> None:
         "lag_bytes",
         "rows",
         "load",
+        "backfill",
         "dead_letters",
         "parked_mb",
         "error",
@@ -61,10 +62,22 @@ def _row(pipeline: dict[str, Any], destination: dict[str, Any]) -> dict[str, Any
         "lag_bytes": destination["lag_bytes"],
         "rows": destination["rows_applied"] + destination["rows_loaded"],
         "load": f"{unfinished} tables to load" if unfinished else f"{tables['streaming']} tables",
+        "backfill": _backfill(destination["open_backfills"]),
         "dead_letters": destination["dead_letters"],
         "parked_mb": round(destination["parked_bytes"] / 1048576, 1) or None,
         "error": _error(pipeline, destination),
     }
+
+
+def _backfill(backfills: list[dict[str, Any]]) -> str | None:
+    """Return what is at work, in a few words."""
+    if not backfills:
+        return None
+    work = next((one for one in backfills if one["status"] == "EXECUTING"), backfills[-1])
+    percent = "" if work["percent"] is None else f" {work['percent']:g}%"
+    eta = "" if work["eta_seconds"] is None else f", {work['eta_seconds']} s left"
+    more = f" (+{len(backfills) - 1})" if len(backfills) > 1 else ""
+    return f"{work['table']}{percent}{eta}{more}"
 
 
 def _error(pipeline: dict[str, Any], destination: dict[str, Any]) -> str | None:

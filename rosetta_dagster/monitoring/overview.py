@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from cdc_runner.catalog.backfills import listed
 from cdc_runner.catalog.settings import get_setting
 from rosetta_dagster.monitoring.load_progress import LoadProgress, read_loads
 from rosetta_dagster.monitoring.source_states import SourceState, read_source_states
@@ -60,6 +62,7 @@ class Overview:
 
     Attributes:
         backfills: status -> how many of the last day, and all that are open.
+        backfill_progress: the open ones, with rows, percent and the time that they will still take.
         open_notifications: conditions that hold now.
         unsent: messages that a channel has not taken yet.
         credits_month: Snowflake credits of this month, None without a Snowflake destination.
@@ -75,6 +78,7 @@ class Overview:
     monitors: tuple[MonitorRun, ...]
     events: tuple[RecentEvent, ...] = ()
     backfills: tuple[tuple[str, int], ...] = ()
+    backfill_progress: tuple[Mapping[str, Any], ...] = ()
     open_notifications: int = 0
     unsent: int = 0
     credits_month: float | None = None
@@ -168,6 +172,7 @@ def read_overview(session: Session) -> Overview:
         backfills=tuple((row.status, int(row.number)) for row in session.execute(_BACKFILLS)),
         loads=tuple(read_loads(session)),
         sources=read_source_states(session),
+        backfill_progress=tuple(listed(session, open_only=True, limit=50)),
         **{name: _number(value) for name, value in session.execute(_NUMBERS).mappings().one().items()},
     )
 

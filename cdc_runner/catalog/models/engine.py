@@ -94,6 +94,20 @@ class QueueBackfill(Timestamps, Base):
     error_message: Mapped[str | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    mode: Mapped[str] = mapped_column(server_default="BACKFILL")
+    target_schema: Mapped[str | None]
+    target_table: Mapped[str | None]
+    changed_record: Mapped[big] = mapped_column(server_default="0")
+    deleted_record: Mapped[big] = mapped_column(server_default="0")
+    refused_record: Mapped[big] = mapped_column(server_default="0")
+    chunks: Mapped[int] = mapped_column(server_default="0")
+    chunks_done: Mapped[int] = mapped_column(server_default="0")
+    seconds: Mapped[float] = mapped_column(server_default="0")
+    since_xid: Mapped[big | None]
+    passes: Mapped[int] = mapped_column(server_default="0")
+    note: Mapped[str | None]
+    requested_by: Mapped[str | None]
+    announced_at: Mapped[datetime | None]
 
 
 class BackfillChunk(Timestamps, Base):
@@ -113,6 +127,7 @@ class BackfillChunk(Timestamps, Base):
     range_from: Mapped[str | None]
     range_to: Mapped[str | None]
     snapshot_lsn: Mapped[big]
+    filenode: Mapped[big | None]
     state: Mapped[str] = mapped_column(server_default="PENDING")
     row_count: Mapped[big] = mapped_column(server_default="0")
     byte_count: Mapped[big] = mapped_column(server_default="0")

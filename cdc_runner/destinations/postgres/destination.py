@@ -154,6 +154,8 @@ class PostgresDestination(PostgresSession):
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
                 for segment in segments:
                     self._note(cursor, segment, events, evolved)
+                    if self.journal.active:
+                        self.journal.record(cursor, segment, through)
                     self._segment(cursor, segment, mode)
                     self._refuse_held(mode)
                     self.diversion.flush(cursor, sink, through, commit_time)

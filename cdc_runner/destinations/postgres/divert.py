@@ -42,19 +42,22 @@ class Diversion:
         self.tables: dict[TableId, WaitingTable] = {}
         self.superseded = 0
         """Changes that a TRUNCATE or a new load made void, since the start."""
+        self.stale = False
+        """Set, under the lock of the position, by a backfill of this process that has written marks."""
         self._pending: list[RowChange] = []
         self._version = -1
 
     def load(self, cursor: Cursor) -> None:
         """Read the marks."""
         self._pending.clear()
+        self.stale = False
         self._version = waiting.read_version(cursor, self._pipeline)
         self.tables = waiting.read_waiting(cursor, self._pipeline)
 
     def begin(self, cursor: Cursor) -> None:
         """A transaction has locked the position: notice what other sessions changed. Costs nothing when none waits."""
         self._pending.clear()
-        if self.tables and waiting.read_version(cursor, self._pipeline) != self._version:
+        if (self.tables or self.stale) and waiting.read_version(cursor, self._pipeline) != self._version:
             self.load(cursor)
 
     # -- what waits is taken out ---------------------------------------------------------------------------------------

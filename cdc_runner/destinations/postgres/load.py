@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -21,9 +20,9 @@ from cdc_runner.destinations.letters import LetterSink
 from cdc_runner.destinations.postgres import ddl, state, statements, types
 from cdc_runner.destinations.postgres.isolate import is_row_error
 from cdc_runner.destinations.postgres.load_refused import RefusedLoad
+from cdc_runner.destinations.postgres.pipe import copy_across
 from cdc_runner.destinations.postgres.statements import TargetShape
 from cdc_runner.schema import TableId
-from cdc_runner.shaping.mask import CopyMasker, MaskedFile
 from cdc_runner.shaping.net import NetKind
 from cdc_runner.spec import PipelineSettings, PostgresAddress, ResolvedSync
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from cdc_runner.destinations.postgres.destination import PostgresDestination
 
 log = structlog.get_logger()
-
-_PIPE_BYTES = 1 << 20
 
 
 class InitialLoad:
@@ -159,11 +156,11 @@ class InitialLoad:
                 cursor.execute(statements.create_staging(NetKind.MERGE, shape, staging))
                 cursor.execute(f"ALTER TABLE {staging} ALTER d SET DEFAULT false")
                 places = ", ".join(f"c{place}" for place in shape.written)
-                _pipe(reader, copy_out, cursor, f"COPY {staging} ({places}) FROM STDIN", mask)
+                copy_across(reader, copy_out, cursor, f"COPY {staging} ({places}) FROM STDIN", mask)
                 rows = cursor.rowcount
                 cursor.execute(statements.upsert(shape, staging, partial=False))
             else:
-                _pipe(reader, copy_out, cursor, f"COPY {target.quoted} ({shape.names()}) FROM STDIN", mask)
+                copy_across(reader, copy_out, cursor, f"COPY {target.quoted} ({shape.names()}) FROM STDIN", mask)
                 rows = cursor.rowcount
             self._check_not_rewritten(reader, chunk)
             state.finish_chunk(cursor, self._pipeline, self._destination.epoch, target, chunk, rows)
@@ -187,7 +184,7 @@ class InitialLoad:
                     cursor,
                     load,
                     shape,
-                    lambda copy_in: _pipe(reader, _copy_out(load, chunk, shape), cursor, copy_in, mask),
+                    lambda copy_in: copy_across(reader, _copy_out(load, chunk, shape), cursor, copy_in, mask),
                     lambda: state.lock_position(cursor, self._pipeline, self._destination.epoch),
                 )
                 self._check_not_rewritten(reader, chunk)
@@ -232,57 +229,3 @@ def _copy_out(load: TableLoad, chunk: LoadChunk, shape: TargetShape) -> str:
     plan = load.plan
     listed, condition = (shape.names(), None) if plan is None else (plan.select_list(), plan.filter)
     return f"COPY (SELECT {listed} FROM ONLY {chunk.relation.quoted}{page_range(chunk, condition)}) TO STDOUT"
-
-
-def _pipe(
-    reader: psycopg2.extensions.connection,
-    copy_out: str,
-    writer: psycopg2.extensions.cursor,
-    copy_in: str,
-    mask: CopyMasker | None = None,
-) -> None:
-    """Copy from one server to the other through a pipe, masked on the way; both directions run at once."""
-    out, into = os.pipe()
-    failure: list[BaseException] = []
-
-    def send() -> None:
-        try:
-            with os.fdopen(into, "wb", buffering=_PIPE_BYTES) as file, reader.cursor() as cursor:
-                cursor.copy_expert(copy_out, file if mask is None else MaskedFile(file, mask), size=_PIPE_BYTES)
-                if mask is not None:
-                    mask.finish()
-        except BaseException as error:
-            failure.append(classify(error, "source") if isinstance(error, psycopg2.Error) else error)
-
-    thread = threading.Thread(target=send, name="load-read", daemon=True)
-    thread.start()
-    try:
-        with os.fdopen(out, "rb", buffering=_PIPE_BYTES) as file:
-            # An end of the pipe after a failed read would look like the end of the data.
-            writer.copy_expert(copy_in, _Checked(file, thread, failure), size=1 << 18)
-    finally:
-        thread.join()
-    if failure:
-        raise failure[0]
-
-
-class _Checked:
-    """A file that raises at its end when its writer failed."""
-
-    def __init__(self, file: object, thread: threading.Thread, failure: list[BaseException]) -> None:
-        self._read = file.read  # type: ignore[attr-defined]  # any binary file
-        self._thread = thread
-        self._failure = failure
-
-    def readline(self, size: int = -1) -> bytes:
-        """Not used by COPY; part of what a readable file is."""
-        raise NotImplementedError
-
-    def read(self, size: int = -1) -> bytes:
-        """Read, and at the end make sure that it is the end."""
-        data: bytes = self._read(size)
-        if not data:
-            self._thread.join()
-            if self._failure:
-                raise self._failure[0]
-        return data

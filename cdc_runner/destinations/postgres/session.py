@@ -19,6 +19,7 @@ from cdc_runner.destinations.postgres import state, waiting
 from cdc_runner.destinations.postgres.divert import Diversion
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
 from cdc_runner.destinations.postgres.isolate import IsolatingWriter
+from cdc_runner.destinations.postgres.journal import Journal
 from cdc_runner.destinations.postgres.order import foreign_key_order
 from cdc_runner.destinations.postgres.type_names import TypePlaces
 from cdc_runner.destinations.postgres.writer import TableWriter
@@ -73,6 +74,7 @@ class PostgresSession:
         self.load_sink: LetterSink | None = None
         """Takes the rows that are refused during a load; without it such a row stops the load."""
         self._isolating = IsolatingWriter(self._writer, self._encoder, self.diversion.refuse)
+        self.journal = Journal(pipeline, self._encoder)
 
     # -- session -----------------------------------------------------------------------------------------------------
 
@@ -151,6 +153,7 @@ class PostgresSession:
         self._connection = None
         self._writer.forget_session()
         self._isolating.forget_session()
+        self.journal.forget_session()
 
     def _session(self) -> psycopg2.extensions.connection:
         if self._connection is None:
@@ -192,6 +195,7 @@ class PostgresSession:
         """Store a table's state in the caller's transaction of this session."""
         state.write_table(cursor, self._pipeline, table)
         self._states[table.sync.target] = table
+        self.journal.void(table.sync.target, "its schema or its load changed")
         self._writer.forget_target(table.sync.target)
 
     def remember_all(self, tables: Sequence[TableState]) -> None:

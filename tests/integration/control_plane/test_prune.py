@@ -142,7 +142,7 @@ CONFIGURATION = {
     "job_metrics_monitoring", "notification_channels", "schema_migrations",
 }  # fmt: skip
 """One row a thing that is configured, or its present state."""
-QUEUES = {"queue_backfill_data", "backfill_chunks", "backfills_paused", "dead_letter_queues", "dead_letter_tables"}
+QUEUES = {"backfill_chunks", "backfills_paused", "dead_letter_queues", "dead_letter_tables"}
 """The backfill's and the dead letters' own."""
 
 

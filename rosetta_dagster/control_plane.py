@@ -12,6 +12,7 @@ from rosetta_dagster.assets.specs import asset_specs
 from rosetta_dagster.checks.dead_letters import build_dead_letter_checks
 from rosetta_dagster.checks.pipelines import build_pipeline_checks
 from rosetta_dagster.checks.reconciliation import build_reconciliation_checks
+from rosetta_dagster.jobs.backfills import BACKFILL_JOBS
 from rosetta_dagster.jobs.configuration import CONFIGURATION_JOBS
 from rosetta_dagster.jobs.dead_letters import DEAD_LETTER_JOBS
 from rosetta_dagster.jobs.destinations import DESTINATION_JOBS
@@ -30,6 +31,7 @@ from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows
 from rosetta_dagster.schedules.credit_monitor import credit_monitor, credit_monitor_job
 from rosetta_dagster.schedules.overview_pictures import overview_pictures, overview_pictures_job
 from rosetta_dagster.schedules.prune import prune, prune_job
+from rosetta_dagster.sensors.backfill_queue import backfill_queue
 from rosetta_dagster.sensors.notification_sender import notification_sender
 from rosetta_dagster.sensors.pipeline_refresh_check import build_pipeline_refresh_check
 from rosetta_dagster.sensors.replication_monitor import replication_monitor
@@ -57,6 +59,7 @@ _JOBS = [
     *REPORT_JOBS,
     *PRESET_JOBS,
     *TAG_JOBS,
+    *BACKFILL_JOBS,
     credit_monitor_job,
     overview_pictures_job,
     prune_job,
@@ -91,6 +94,7 @@ def build_definitions(snapshot: CatalogSnapshot) -> Definitions:
             wal_monitor,
             schema_monitor,
             notification_sender,
+            backfill_queue,
             run_failures,
             worker_health_check,
             system_metric_collection,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -204,12 +204,20 @@ def _eta_seconds(row: QueueBackfill) -> int | None:
 
 
 def unannounced(session: Session, limit: int = 50) -> list[tuple[int, str, TableId]]:
-    """Return open backfills that no run of Dagster follows yet: id, pipeline, source table."""
+    """Return backfills at work, or ended within a day, that no run of Dagster follows: id, pipeline, source table."""
     rows = session.execute(
         select(QueueBackfill.id, Pipeline.name, QueueBackfill.schema_name, QueueBackfill.table_name)
         .join(Pipeline, Pipeline.id == QueueBackfill.pipeline_id)
-        .where(QueueBackfill.status.in_(OPEN), QueueBackfill.announced_at.is_(None))
-        .order_by(QueueBackfill.priority.desc(), QueueBackfill.id)
+        .where(
+            QueueBackfill.announced_at.is_(None),
+            # Those that wait get theirs when their turn comes: a run each for hundreds of tables would be in the way.
+            QueueBackfill.started_at.is_not(None),
+            or_(
+                QueueBackfill.status == "EXECUTING",
+                QueueBackfill.finished_at > func.now() - text("interval '1 day'"),
+            ),
+        )
+        .order_by(QueueBackfill.id)
         .limit(limit)
     )
     return [(row[0], row[1], TableId(row[2], row[3])) for row in rows]

@@ -114,6 +114,17 @@ def start_backfill(session: Session, request: BackfillRequest) -> Queued:
     return outcome
 
 
+def meant_targets(session: Session, request: BackfillRequest) -> list[str]:
+    """Return the targets that a request is about, as `destination: schema.table`. Queues nothing.
+
+    Raises:
+        RosettaError: NOT_FOUND.
+    """
+    pipeline = get_pipeline(session, request.pipeline)
+    chosen = [one for row in _destinations(pipeline, request) for one in _tables(row, request)]
+    return [f"{row.destination.name}: {target}" for row, _, target in chosen]
+
+
 def parse_backfill_filter(value: str | Mapping[str, Any] | None) -> RowFilter | None:
     """Return a checked filter of a request; None for no filter.
 

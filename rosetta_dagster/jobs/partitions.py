@@ -15,8 +15,16 @@ PIPELINES = DynamicPartitionsDefinition(name="pipelines")
 SOURCES = DynamicPartitionsDefinition(name="sources")
 DESTINATIONS = DynamicPartitionsDefinition(name="destinations")
 CHANNELS = DynamicPartitionsDefinition(name="notification_channels")
+TABLES = DynamicPartitionsDefinition(name="tables")
+"""Source tables of pipelines, as `pipeline|schema.table`."""
 
-_PICKERS = {"pipelines": PIPELINES, "sources": SOURCES, "destinations": DESTINATIONS, "notification_channels": CHANNELS}
+_PICKERS = {
+    "pipelines": PIPELINES,
+    "sources": SOURCES,
+    "destinations": DESTINATIONS,
+    "notification_channels": CHANNELS,
+    "tables": TABLES,
+}
 
 PartitionRequest = AddDynamicPartitionsRequest | DeleteDynamicPartitionsRequest
 
@@ -34,6 +42,17 @@ def one_at_a_time(picker: DynamicPartitionsDefinition, kind: str) -> Partitioned
     )
 
 
+def table_key(pipeline: str, table: str) -> str:
+    """Return the partition of a source table of a pipeline."""
+    return f"{pipeline}|{table}"
+
+
+def split_table_key(key: str) -> tuple[str, str]:
+    """Return pipeline and `schema.table` of a partition."""
+    pipeline, _, table = key.partition("|")
+    return pipeline, table
+
+
 def picker_requests(
     wanted: Mapping[str, Collection[str]], known: Callable[[str], Collection[str]]
 ) -> list[PartitionRequest]:
@@ -47,8 +66,9 @@ def picker_requests(
 def _requests(
     definition: DynamicPartitionsDefinition, wanted: Collection[str], known: Collection[str]
 ) -> list[PartitionRequest]:
-    added = [name for name in wanted if name not in known]
-    removed = [name for name in known if name not in wanted]
+    have, want = set(known), set(wanted)
+    added = [name for name in wanted if name not in have]
+    removed = [name for name in known if name not in want]
     requests: list[PartitionRequest] = []
     if added:
         requests.append(definition.build_add_request(added))

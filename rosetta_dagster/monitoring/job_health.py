@@ -14,6 +14,7 @@ CADENCE_SECONDS = {
     "worker_health_check": 10,
     "pipeline_refresh_check": 10,
     "system_metric_collection": 5,
+    "backfill_queue": 5,
     "replication_monitor": 60,
     "wal_monitor": 60,
     "schema_monitor": 60,

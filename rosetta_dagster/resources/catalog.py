@@ -370,15 +370,18 @@ _NAMES = text(
     """
     SELECT 'pipelines' AS picker, name FROM pipelines UNION ALL SELECT 'sources', name FROM sources
     UNION ALL SELECT 'destinations', name FROM destinations
-    UNION ALL SELECT 'notification_channels', name FROM notification_channels ORDER BY 1, 2
+    UNION ALL SELECT 'notification_channels', name FROM notification_channels
+    UNION SELECT 'tables', p.name || '|' || s.source_schema || '.' || s.source_table
+    FROM pipelines_destination_table_sync s JOIN pipeline_destinations d ON d.id = s.pipeline_destination_id
+    JOIN pipelines p ON p.id = d.pipeline_id WHERE s.origin = 'RESOLVED' ORDER BY 1, 2
     """
 )
 
 
 def read_names(session: Session) -> dict[str, list[str]]:
-    """Return the names for each picker of the launchpad: pipelines, sources, destinations, notification_channels."""
+    """Return the names for each picker of the launchpad: pipelines, sources, destinations, channels, tables."""
     names: dict[str, list[str]] = {
-        "pipelines": [], "sources": [], "destinations": [], "notification_channels": []
+        "pipelines": [], "sources": [], "destinations": [], "notification_channels": [], "tables": []
     }  # fmt: skip
     for picker, name in session.execute(_NAMES):
         names[picker].append(name)

@@ -35,7 +35,7 @@ SECONDS = float(os.environ.get("ROSETTA_CADENCE_SECONDS", "310"))
 WANTED = {
     "system_metric_collection": 5, "runner_alive": 10, "worker_health_check": 10, "pipeline_refresh_check": 10,
     "notification_sender": 30, "run_failures": 30, "replication_monitor": 60, "wal_monitor": 60, "schema_monitor": 60,
-    "table_list_refresh": 300,
+    "table_list_refresh": 300, "backfill_queue": 5,
 }  # fmt: skip
 SCHEDULE = "credit_monitor"
 """Ticks each minute here (ROSETTA_TEST_CRON): all schedules are one mechanism, and an hour is too long to look."""

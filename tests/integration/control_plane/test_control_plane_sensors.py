@@ -169,6 +169,7 @@ def test_pickers_follow_the_pipelines(catalog, add_pipeline, instance) -> None:
             ("pipelines", "DeleteDynamicPartitionsRequest", ["removed"]),
             ("sources", "AddDynamicPartitionsRequest", ["shop-copy-source"]),
             ("destinations", "AddDynamicPartitionsRequest", ["shop-copy-warehouse"]),
+            ("tables", "AddDynamicPartitionsRequest", ["shop-copy|public.orders"]),
         ]
 
 

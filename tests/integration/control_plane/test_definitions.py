@@ -61,6 +61,7 @@ def test_definitions_load_without_a_config_database_and_without_java(monkeypatch
         "notification_sender": 29,
         "table_list_refresh": 299,
         "run_failures": 29,
+        "backfill_queue": 4,
     }
     for name, interval in wanted.items():
         assert loaded["sensors"][name] == [interval, "RUNNING"]

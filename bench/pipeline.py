@@ -116,6 +116,22 @@ class Pipeline:
             if process.stdin is not None:
                 process.stdin.close()
 
+    def kill(self) -> None:
+        """Kill the process, and free its lease as time would."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait(10)
+        if process.stdin is not None:
+            process.stdin.close()
+        self._config.execute("UPDATE runner_leases SET expires_at = clock_timestamp()")
+
+    @property
+    def config(self) -> Database:
+        """The config database."""
+        return self._config
+
     @property
     def _log(self) -> Path:
         return self._home / "pipeline.log"

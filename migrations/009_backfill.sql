@@ -15,7 +15,7 @@ ALTER TABLE queue_backfill_data
     ADD COLUMN note           text,                           -- what it waits for
     ADD COLUMN requested_by   text,
     ADD COLUMN announced_at   timestamptz,                    -- a run of Dagster follows it
-    ADD CONSTRAINT queue_backfill_data_mode_check CHECK (mode IN ('BACKFILL', 'RESYNC', 'RELOAD', 'REBUILD')),
+    ADD CONSTRAINT queue_backfill_data_mode_check CHECK (mode IN ('BACKFILL', 'RESYNC', 'RELOAD')),
     ADD CONSTRAINT queue_backfill_data_results_check
         CHECK (changed_record >= 0 AND deleted_record >= 0 AND refused_record >= 0 AND chunks >= chunks_done);
 

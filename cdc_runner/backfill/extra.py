@@ -9,6 +9,7 @@ from cdc_runner.backfill import statements as sql
 from cdc_runner.backfill.pace import Pace
 from cdc_runner.backfill.rows import RowSource
 from cdc_runner.backfill.window import Side, Window, Work
+from cdc_runner.destinations.base import LoadChunk
 from cdc_runner.destinations.postgres.pipe import copy_across
 from cdc_runner.spec import SyncMode
 
@@ -17,21 +18,26 @@ log = structlog.get_logger()
 _STEP_ROWS = 2_000
 
 
+def clear(writer: psycopg2.extensions.connection, window: Window) -> None:
+    """Begin with no keys beside the target."""
+    with writer, writer.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS {sql.KEYS}, {sql.EXTRA}")
+        cursor.execute(sql.create_keys(window.watch))
+
+
 def stage_keys(
     reader: psycopg2.extensions.connection,
     writer: psycopg2.extensions.connection,
     rows: RowSource,
-    window: Window,
+    chunk: LoadChunk,
     pace: Pace,
-) -> None:
-    """Copy the keys of all rows that the source has, under the window's snapshot, beside the target."""
+) -> int:
+    """Copy the keys of a chunk's rows beside the target, under the snapshot of the session that reads."""
     with writer, writer.cursor() as cursor:
-        cursor.execute(f"DROP TABLE IF EXISTS {sql.KEYS}, {sql.EXTRA}")
-        cursor.execute(sql.create_keys(window.watch))
-        columns = ", ".join(f"k{place}" for place in range(len(window.watch.key)))
+        columns = ", ".join(f"k{place}" for place in range(len(rows.shape.key)))
         copy_in = f"COPY {sql.KEYS} ({columns}) FROM STDIN"
-        copy_across(reader, rows.copy_keys(), cursor, copy_in, rows.key_masker(), pace)
-        cursor.execute(f"ANALYZE {sql.KEYS}")
+        copy_across(reader, rows.copy_keys(chunk), cursor, copy_in, rows.key_masker(), pace)
+        return int(cursor.rowcount)
 
 
 def remove_extra(
@@ -52,6 +58,7 @@ def remove_extra(
     shape, watch = rows.shape, window.watch
     soft = rows.sync.shape.mode is SyncMode.SOFT_DELETE
     with writer, writer.cursor() as cursor:
+        cursor.execute(f"ANALYZE {sql.KEYS}")
         cursor.execute(sql.create_extra(shape, watch, soft=soft))
         last = int(cursor.rowcount)
         cursor.execute(f"CREATE INDEX ON {sql.EXTRA} (r)")

@@ -76,6 +76,12 @@ class ChunkMerge:
     _steps: _Steps = field(default_factory=_Steps)
     _search: RowSearch = field(default_factory=RowSearch)
 
+    def clear(self) -> None:
+        """Begin with no rows beside the target."""
+        with self.writer, self.writer.cursor() as cursor:
+            cursor.execute(f"DROP TABLE IF EXISTS {sql.STAGED}, {sql.DUE}")
+            cursor.execute(sql.create_staged(self.rows.shape))
+
     def stage(self, reader: Connection, copy_out: str) -> int:
         """Copy rows beside the target; return how many there are.
 
@@ -83,11 +89,8 @@ class ChunkMerge:
             Interrupted: the work was asked to end.
             RosettaError: the kinds of both sides.
         """
-        shape = self.rows.shape
         with self.writer, self.writer.cursor() as cursor:
-            cursor.execute(f"DROP TABLE IF EXISTS {sql.STAGED}, {sql.DUE}")
-            cursor.execute(sql.create_staged(shape))
-            copy_in = f"COPY {sql.STAGED} ({copied_columns(shape.written)}) FROM STDIN"
+            copy_in = f"COPY {sql.STAGED} ({copied_columns(self.rows.shape.written)}) FROM STDIN"
             copy_across(reader, copy_out, cursor, copy_in, self.rows.masker(), self.pace)
             return int(cursor.rowcount)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import psycopg2
 import psycopg2.extensions
 
-from cdc_runner.catalog.backfills import ChunkRow
 from cdc_runner.connections import classify
 from cdc_runner.destinations.base import LoadChunk, TableState
 from cdc_runner.destinations.chunks import TableRewrittenError, page_range
@@ -89,19 +88,17 @@ class RowSource:
         places = self.shape.written
         return self._copy(self._parts(places), f"ONLY {chunk.relation.quoted}{page_range(chunk)}")
 
-    def copy_late(self, since_xid: int) -> str:
-        """Return the statement that reads the rows that were changed by a transaction or later ones.
+    def copy_late(self, chunk: LoadChunk, since_xid: int) -> str:
+        """Return the statement that reads a chunk's rows that were changed by a transaction or later ones.
 
         A row whose number seems later than it is, since the numbers have gone round, is only read in vain.
         """
-        only = "" if self.present.partitioned else "ONLY "
-        late = f"age(xmin) <= age('{since_xid % 2**32}'::xid)"
-        return self._copy(self._parts(self.shape.written), f"{only}{self.sync.source.quoted} WHERE {late}")
+        late = page_range(chunk, f"age(xmin) <= age('{since_xid % 2**32}'::xid)")
+        return self._copy(self._parts(self.shape.written), f"ONLY {chunk.relation.quoted}{late}")
 
-    def copy_keys(self) -> str:
-        """Return the statement that reads the keys of all rows, in the order of the target's key."""
-        only = "" if self.present.partitioned else "ONLY "
-        return self._copy(self._parts(self.shape.key), f"{only}{self.sync.source.quoted}")
+    def copy_keys(self, chunk: LoadChunk) -> str:
+        """Return the statement that reads the keys of a chunk's rows, in the order of the target's key."""
+        return self._copy(self._parts(self.shape.key), f"ONLY {chunk.relation.quoted}{page_range(chunk)}")
 
     def count_statement(self) -> str:
         """Return a query for all rows, to be explained."""
@@ -177,20 +174,21 @@ def estimated_rows(source: psycopg2.extensions.connection, rows: RowSource) -> i
             cursor.execute(f"EXPLAIN (FORMAT JSON) {rows.count_statement()}")
             row = cursor.fetchone()
     except psycopg2.Error as error:
-        raise refused_filter(error, rows.sync.source) from error
+        named = classify(error, "source")
+        raise (refused_filter(named, rows.sync.source) if rows.conditions else named) from error
     return 0 if row is None else max(0, int(row[0][0]["Plan"]["Plan Rows"]))
 
 
-def refused_filter(error: psycopg2.Error, table: TableId) -> RosettaError:
+def refused_filter(named: RosettaError, table: TableId) -> RosettaError:
     """Return the error of a read; a condition that the server cannot compute does not get better with time."""
-    named = classify(error, "source")
-    if (error.pgcode or "")[:2] in ("22", "42") and error.pgcode not in ("42501", "42P01"):
+    sqlstate = str(named.detail.get("sqlstate"))
+    if sqlstate[:2] in ("22", "42") and sqlstate not in ("42501", "42P01"):
         text = f"table {table}: the filter cannot be computed: {named.message}"
         return RosettaError(ErrorKind.CONFIG_INVALID, text, named.detail)
     return named
 
 
-def check_not_rewritten(reader: psycopg2.extensions.connection, chunks: Sequence[ChunkRow]) -> None:
+def check_not_rewritten(reader: psycopg2.extensions.connection, chunks: Sequence[LoadChunk]) -> None:
     """Make sure that relations have the files that they had when they were cut into chunks.
 
     One that was truncated or written anew after the snapshot looks empty to it.

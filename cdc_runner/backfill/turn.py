@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 import psycopg2
@@ -36,6 +37,9 @@ log = structlog.get_logger()
 _T = TypeVar("_T")
 
 RETRY_SECONDS = 2.0
+CHUNK_SECONDS = 5
+"""Longest time that the limit of rate lets one chunk take."""
+LOCK_NOT_AVAILABLE = "55P03"
 MOST_PASSES = 5
 """How often rows are read once more that got another key just then; one that does so each time stays as it is."""
 
@@ -102,17 +106,20 @@ class Turn:
             self._stored(lambda session: backfills.add_seconds(session, self._task.id, seconds))
 
     def _run(self) -> tuple[TurnEnd, str | None]:
-        source = connect(self._side.source.address, application_name=f"rosetta {self._side.pipeline} backfill")
-        with self._work.session(source):
-            source.autocommit = True
+        with self._source() as source:
             rows = self._rows(source)
             chunks = self._chunks(source, rows)
+            # Before the snapshot: what is written anew in between shows by its other file.
+            whole = self._cut(source, rows)
         pending = [one for one in chunks if not one.done]
         workers = max(1, min(self._side.settings.backfill_workers, len(pending)))
         window = Window(self._side, rows.shape, self._work, name=self._slot_name())
         window.open(workers + 1)
         try:
             last = window.take_reader()
+            with window.reading(last):
+                if read_tables(last, tables=[self._task.source]) != [rows.present]:
+                    raise WindowVoid("the table's schema has changed")
             if self._task.since_xid is None:
                 xid = window.oldest_xid
                 self._stored(lambda session: backfills.change(session, self._task.id, since_xid=xid))
@@ -120,7 +127,7 @@ class Turn:
             done = note is None and not self._left(pending)
             if done:
                 with self._work.session(self._side.destination.connect_writer()) as writer:
-                    done = self._finish(window, rows, last, writer, chunks)
+                    done = self._finish(window, rows, last, writer, whole)
         finally:
             window.close()
         return (TurnEnd.DONE if done else TurnEnd.MORE), note
@@ -131,7 +138,7 @@ class Turn:
         rows: RowSource,
         reader: psycopg2.extensions.connection,
         writer: psycopg2.extensions.connection,
-        chunks: Sequence[ChunkRow],
+        chunks: Sequence[LoadChunk],
     ) -> bool:
         """Do what is left when every chunk is done; tell whether that was all."""
         since = self._task.since_xid
@@ -139,8 +146,11 @@ class Turn:
             # A row that moved between chunks while windows changed, or got another key, was not read; the stream has
             # written it, but not the values that did not change.
             merge = ChunkMerge(self._side, rows, window, self._work, self._pace, writer)
-            count = merge.stage(reader, rows.copy_late(since))
-            check_not_rewritten(reader, chunks)
+            merge.clear()
+            count = 0
+            for one in chunks:
+                statement = rows.copy_late(one, since)
+                count += self._read(window, rows, reader, one, partial(merge.stage, reader, statement))
             window.wait_reached()
             late = merge.merge(count)
             self._any_moved = self._any_moved or late.moved > 0
@@ -153,6 +163,14 @@ class Turn:
         if self._task.mode == "RESYNC":
             self._sweep(window, rows, reader, writer, chunks)
         return True
+
+    @contextmanager
+    def _source(self) -> Iterator[psycopg2.extensions.connection]:
+        """Give a session of the source that sees what is there now."""
+        name = f"rosetta {self._side.pipeline} backfill"
+        with self._work.session(connect(self._side.source.address, application_name=name)) as source:
+            source.autocommit = True
+            yield source
 
     def _slot_name(self) -> str:
         return f"{self._side.source.slot[:40]}_backfill_{self._task.id}"
@@ -175,12 +193,19 @@ class Turn:
         if chunks:
             return chunks
         total = estimated_rows(source, rows)
-        planned = plan_chunks(source, rows.present, self._side.settings.load_chunk_bytes)
         listed = [
-            ChunkRow(0, one.number, one.relation, one.filenode, one.from_page, one.to_page, False, 0) for one in planned
+            ChunkRow(0, one.number, one.relation, one.filenode, one.from_page, one.to_page, False, 0)
+            for one in self._cut(source, rows)
         ]
         self._stored(lambda session: backfills.write_chunks(session, self._task, listed, total))
         return self._stored(lambda session: backfills.chunks_of(session, self._task.id))
+
+    def _cut(self, source: psycopg2.extensions.connection, rows: RowSource) -> list[LoadChunk]:
+        """Cut the table into chunks; none takes long, since who wants to alter the table waits for so long."""
+        settings = self._side.settings
+        slow = settings.backfill_megabytes_per_second * 1_000_000 * CHUNK_SECONDS
+        size = min(settings.load_chunk_bytes, slow) if slow else settings.load_chunk_bytes
+        return plan_chunks(source, rows.present, size)
 
     def _left(self, pending: Sequence[ChunkRow]) -> bool:
         done = {one.id for one in self._stored(lambda session: backfills.chunks_of(session, self._task.id)) if one.done}
@@ -233,15 +258,10 @@ class Turn:
         return float(self._side.settings.backfill_window_seconds)
 
     def _copy(self, merge: ChunkMerge, window: Window, reader: psycopg2.extensions.connection, chunk: ChunkRow) -> None:
+        rows = merge.rows
         whole = LoadChunk(chunk.number, chunk.relation, chunk.filenode, chunk.from_page, chunk.to_page)
-        try:
-            count = merge.stage(reader, merge.rows.copy_out(whole))
-        except RosettaError as error:
-            cause = error.__cause__
-            if isinstance(cause, psycopg2.Error) and self._task.filter_sql is not None:
-                raise refused_filter(cause, self._task.source) from error
-            raise
-        check_not_rewritten(reader, [chunk])
+        merge.clear()
+        count = self._read(window, rows, reader, whole, partial(merge.stage, reader, rows.copy_out(whole)))
         window.wait_reached()
         merged = merge.merge(count)
         if merged.moved:
@@ -259,17 +279,54 @@ class Turn:
             )
         )
 
+    def _read(
+        self,
+        window: Window,
+        rows: RowSource,
+        reader: psycopg2.extensions.connection,
+        chunk: LoadChunk,
+        copy: Callable[[], int],
+    ) -> int:
+        """Read a chunk; return what `copy` does, which copies it.
+
+        Raises:
+            WindowVoid, TableRewrittenError: the table was altered, or is about to be.
+            RosettaError: the kinds of both sides.
+        """
+        try:
+            with window.reading(reader):
+                count = copy()
+                check_not_rewritten(reader, [chunk])
+                return count
+        except RosettaError as error:
+            sqlstate = str(error.detail.get("sqlstate"))
+            if sqlstate == LOCK_NOT_AVAILABLE:
+                raise WindowVoid("a schema change of the table is waiting") from error
+            if sqlstate[:2] == "42" and not self._work.ended.is_set():
+                with self._source() as source:
+                    if read_tables(source, tables=[self._task.source]) != [rows.present]:
+                        raise WindowVoid("the table's schema has changed") from error
+            if self._task.filter_sql is not None:
+                raise refused_filter(error, self._task.source) from error
+            raise
+
     def _sweep(
         self,
         window: Window,
         rows: RowSource,
         reader: psycopg2.extensions.connection,
         writer: psycopg2.extensions.connection,
-        chunks: Sequence[ChunkRow],
+        chunks: Sequence[LoadChunk],
     ) -> None:
         """Remove the rows that the source does not have."""
-        extra.stage_keys(reader, writer, rows, window, self._pace)
-        check_not_rewritten(reader, chunks)
+        extra.clear(writer, window)
+        for one in chunks:
+            stage = partial(extra.stage_keys, reader, writer, rows, one, self._pace)
+            self._read(window, rows, reader, one, stage)
+        with self._source() as source:
+            # The keys of a leaf that has come since would be missing.
+            if {one.relation for one in self._cut(source, rows)} != {one.relation for one in chunks}:
+                raise WindowVoid("the table's partitions have changed")
         window.wait_reached()
         removed = extra.remove_extra(writer, self._side, rows, window, self._work)
         self._stored(lambda session: backfills.change(session, self._task.id, deleted_record=removed))

@@ -25,6 +25,8 @@ from cdc_runner.spec import PipelineSettings, SourceSpec
 
 log = structlog.get_logger()
 
+LOCK_SECONDS = 5
+"""Longest wait of a read for a table that a schema change holds; the window is given up then."""
 SLOT_SECONDS = 15.0
 """Wait for transactions that are open at the source, before somebody is told of them."""
 REACH_SECONDS = 300.0
@@ -143,6 +145,7 @@ class Window:
                     reader.set_session(isolation_level="REPEATABLE READ", readonly=True)
                     with reader.cursor() as cursor:
                         cursor.execute(slot.import_statement())
+                        cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
                         cursor.execute("SELECT txid_snapshot_xmin(txid_current_snapshot())")
                         self.oldest_xid = int((cursor.fetchone() or (0,))[0])
             finally:
@@ -158,6 +161,15 @@ class Window:
     def take_reader(self) -> psycopg2.extensions.connection:
         """Return a session that sees the snapshot, for one thread."""
         return self._readers.pop()
+
+    @contextmanager
+    def reading(self, reader: psycopg2.extensions.connection) -> Iterator[None]:
+        """Let go of the tables that are read in the block at its end: whoever wants to alter one waits no longer."""
+        with reader.cursor() as cursor:
+            cursor.execute("SAVEPOINT reading")
+            yield
+            # Locks that were taken since go; the snapshot is the transaction's and stays.
+            cursor.execute("ROLLBACK TO SAVEPOINT reading; RELEASE SAVEPOINT reading")
 
     def wait_reached(self) -> None:
         """Wait until the destination has applied all that the snapshot holds.

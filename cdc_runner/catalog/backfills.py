@@ -20,8 +20,8 @@ from cdc_runner.position import format_lsn
 from cdc_runner.schema import TableId
 
 OPEN = ("PENDING", "EXECUTING")
-MODES = ("BACKFILL", "RESYNC", "RELOAD", "REBUILD")
-"""Write what differs; also delete what the source does not have; empty and copy again; build aside and swap."""
+MODES = ("BACKFILL", "RESYNC", "RELOAD")
+"""Write what differs; also delete what the source does not have; empty and copy again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class BackfillRequest:
         tables: patterns `schema.table` of source or target tables; empty for every table of the pipeline.
         destinations: names; empty for all.
         mode: backfill writes what differs, resync also deletes what the source does not have, reload empties the table
-            and loads it while the stream waits, rebuild makes a new table beside it and swaps.
+            and loads it while the stream waits.
         filter: condition on rows of the source, as SQL text, or the builder form as a mapping or as JSON text.
         priority: higher comes first, -1000 to 1000.
         requested_by: shown to people.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 import psycopg2
 import psycopg2.extensions
@@ -14,23 +13,6 @@ from cdc_runner.connections import classify
 from cdc_runner.shaping.mask import CopyMasker, MaskedFile
 
 _PIPE_BYTES = 1 << 20
-
-
-class _Sink(Protocol):
-    def write(self, data: bytes, /) -> int: ...
-
-
-class _Gated:
-    """A file that asks before each part that is written to it."""
-
-    def __init__(self, sink: _Sink, gate: Callable[[int], None]) -> None:
-        self._sink = sink
-        self._gate = gate
-
-    def write(self, data: bytes) -> int:
-        """Write when the gate lets it pass."""
-        self._gate(len(data))
-        return self._sink.write(data)
 
 
 def copy_across(
@@ -49,7 +31,7 @@ def copy_across(
         writer: of the destination.
         copy_in: a `COPY … FROM STDIN`.
         mask: masks the rows on their way.
-        gate: told of the bytes of each part that was read; may wait, and may raise to end the copy.
+        gate: told of the bytes of each part of masked rows; may wait, and may raise to end the copy.
     """
     out, into = os.pipe()
     failure: list[BaseException] = []
@@ -57,8 +39,7 @@ def copy_across(
     def send() -> None:
         try:
             with os.fdopen(into, "wb", buffering=_PIPE_BYTES) as file, reader.cursor() as cursor:
-                sink: _Sink = file if mask is None else MaskedFile(file, mask)
-                cursor.copy_expert(copy_out, sink if gate is None else _Gated(sink, gate), size=_PIPE_BYTES)
+                cursor.copy_expert(copy_out, file if mask is None else MaskedFile(file, mask), size=_PIPE_BYTES)
                 if mask is not None:
                     mask.finish()
         except BaseException as error:
@@ -69,7 +50,7 @@ def copy_across(
     try:
         with os.fdopen(out, "rb", buffering=_PIPE_BYTES) as file:
             # An end of the pipe after a failed read would look like the end of the data.
-            writer.copy_expert(copy_in, _Checked(file, thread, failure), size=1 << 18)
+            writer.copy_expert(copy_in, _Checked(file, thread, failure, gate), size=1 << 18)
     finally:
         thread.join()
     if failure:
@@ -79,10 +60,17 @@ def copy_across(
 class _Checked:
     """A file that raises at its end when its writer failed."""
 
-    def __init__(self, file: object, thread: threading.Thread, failure: list[BaseException]) -> None:
+    def __init__(
+        self,
+        file: object,
+        thread: threading.Thread,
+        failure: list[BaseException],
+        gate: Callable[[int], None] | None,
+    ) -> None:
         self._read = file.read  # type: ignore[attr-defined]  # any binary file
         self._thread = thread
         self._failure = failure
+        self._gate = gate
 
     def readline(self, size: int = -1) -> bytes:
         """Not used by COPY; part of what a readable file is."""
@@ -91,6 +79,8 @@ class _Checked:
     def read(self, size: int = -1) -> bytes:
         """Read, and at the end make sure that it is the end."""
         data: bytes = self._read(size)
+        if self._gate is not None:
+            self._gate(len(data))
         if not data:
             self._thread.join()
             if self._failure:

@@ -1,0 +1,76 @@
+"""Backfills under fire: a writer at full speed inside and outside the chunks, and `kill -9` three times."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+
+from tests.support.backfills import WRITTEN, Backfills, Writer, fill
+from tests.support.pipelines import PipelineHarness
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(3600)]
+
+DAMAGE = """
+SET session_replication_role = replica;
+UPDATE item SET note = 'wrong', big = 'wrong' WHERE id % 3 = 0;
+DELETE FROM item WHERE id % 7 = 0;
+INSERT INTO item SELECT 100000000 + i, 0, 'extra', 'extra', NULL FROM generate_series(1, 300) i;
+"""
+
+
+def run(pipeline: PipelineHarness, rows: int, seed: int) -> None:
+    """Resync a damaged table while it is written to and the process is killed three times; then both sides are equal."""
+    chance = random.Random(seed)
+    pipeline.source.execute(WRITTEN)
+    fill(pipeline, rows)
+    settings: dict[str, object] = {
+        "load_chunk_bytes": 1 << 20,
+        "backfill_window_seconds": 5,
+        "backfill_megabytes_per_second": max(1, rows // 50_000),
+    }
+    pipeline.configure(settings=settings)
+    pipeline.start()
+    pipeline.wait_caught_up(300)
+    pipeline.targets["target"].execute(DAMAGE)
+    backfills = Backfills(pipeline)
+    one = backfills.start("public.item", mode="resync")
+    writer = Writer(pipeline, seed, rows)
+    writer.start()
+    try:
+        for kill in range(1, 4):
+            done = backfills.show(one)["chunks_done"]
+            wait_for(lambda done=done: backfills.show(one)["chunks_done"] > done, 300, "a chunk")  # type: ignore[misc]
+            threading.Event().wait(chance.uniform(0.0, 1.0))
+            pipeline.kill()
+            pipeline.start()
+            wait_for(
+                lambda kill=kill: (
+                    backfills.show(one)["resumed"] >= kill  # type: ignore[misc]
+                    or backfills.show(one)["status"] == "COMPLETED"
+                ),
+                300,
+                "the resume",
+            )
+        done = backfills.wait(one, timeout=900)
+    finally:
+        writer.finish()
+    pipeline.wait_caught_up(600)
+    pipeline.assert_equal()
+    assert writer.changes > 50
+    assert done["deleted"] == 300
+
+
+def test_three_kills_under_a_writer(pipeline: PipelineHarness) -> None:
+    """Fixed seed."""
+    run(pipeline, 30_000, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.both_engines
+@pytest.mark.parametrize("seed", range(3))
+def test_three_kills_under_a_writer_for_longer(pipeline: PipelineHarness, seed: int) -> None:
+    """More rows, other moments."""
+    run(pipeline, 400_000, seed)

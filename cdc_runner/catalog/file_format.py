@@ -139,7 +139,7 @@ class TableEntry(_Strict):
     exclude: list[Identifier] = []
     rename: dict[Identifier, Identifier] = {}
     mask: Masks = {}
-    mode: Literal["mirror", "soft_delete"] = "mirror"
+    mode: Literal["mirror", "soft_delete", "history"] = "mirror"
     custom_sql: NotYet = None
     tags: list[TagName] = []
 

@@ -130,7 +130,7 @@ def _check_tables(
     for sync in syncs:
         subject = f"table {sync.source}"
         try:
-            shape = session.objects.shape(schemas[sync.source])
+            shape = session.objects.shape(schemas[sync.source], sync)
         except RosettaError as error:
             found.error("columns", error.message, "Rename the column at the source, or leave the table out.", subject)
             continue

@@ -23,7 +23,7 @@ from cdc_runner.position import Position, format_lsn
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.columns import column_plan
 from cdc_runner.shaping.source_rows import SourceRows
-from cdc_runner.spec import PipelineSpec, ResolvedSync
+from cdc_runner.spec import PipelineSpec, ResolvedSync, SyncMode
 
 log = structlog.get_logger()
 
@@ -138,15 +138,29 @@ def prepare(
 def _plan(source: SourceSession, tables: SourceTables, each: Attached) -> list[TableLoad]:
     """Make the targets that are not there, and return what has to be loaded into them; committed."""
     wanted = [(sync, tables.usable[sync.source]) for sync in each.syncs]
-    shaped = [sync for sync in each.syncs if not sync.shape.plain]
-    if shaped and each.destination.takes_events:
-        raise RosettaError(
-            ErrorKind.CONFIG_INVALID,
-            f"destination {each.destination.name}: table {shaped[0].source} has a filter, masks or the like, "
-            "which this type of destination cannot apply yet",
-        )
+    _check_modes(each)
     _check_filters(source, wanted)
     return each.destination.plan_load(source.connection(), wanted)
+
+
+def _check_modes(each: Attached) -> None:
+    """Make sure that the type of destination can keep what the syncs ask for.
+
+    Raises:
+        RosettaError: CONFIG_INVALID, naming the table.
+    """
+    for sync in each.syncs:
+        if each.destination.takes_events and sync.shape.custom_sql is not None:
+            what = "custom SQL"
+        elif not each.destination.takes_events and sync.shape.mode is SyncMode.HISTORY:
+            what = "mode history"
+        else:
+            continue
+        raise RosettaError(
+            ErrorKind.CONFIG_INVALID,
+            f"destination {each.destination.name}: table {sync.source} has {what}, "
+            "which this type of destination cannot do",
+        )
 
 
 def _check_filters(source: SourceSession, wanted: Sequence[tuple[ResolvedSync, TableSchema]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
 from pydantic import SecretStr
 
 from cdc_runner.errors import ErrorKind, RosettaError
@@ -86,6 +87,24 @@ def column_plan(sync: ResolvedSync, schema: TableSchema) -> ColumnPlan | None:
         RosettaError: see `plan_columns`.
     """
     return None if sync.shape.plain else plan_columns(sync.shape, schema, sync.mask_key)
+
+
+def shaped_marks(marks: pa.ChunkedArray, plan: ColumnPlan, *, always: bool = False) -> pa.Array | pa.ChunkedArray:
+    """Return the marks of unchanged values for the target's columns."""
+    if marks.null_count == len(marks):
+        return marks
+    shaped: list[str | None] = []
+    for mark in marks.to_pylist():
+        if mark is None:
+            shaped.append(None)
+            continue
+        # A mask that does not depend on the value is known although the value is not.
+        kept = "".join(
+            "0" if mask is not None and mask.kind.value in ("null", "constant") else mark[place]
+            for place, mask in zip(plan.places, plan.masks, strict=True)
+        )
+        shaped.append(kept if always or "1" in kept else None)
+    return pa.array(shaped, pa.string())
 
 
 def plan_columns(shape: TableShape, schema: TableSchema, mask_key: SecretStr | None) -> ColumnPlan:

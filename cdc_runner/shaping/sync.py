@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc_runner.capture.base import TableVersion
-from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableSchema
-from cdc_runner.shaping.columns import ColumnPlan, plan_columns
+from cdc_runner.shaping.columns import ColumnPlan, plan_columns, shaped_marks
+from cdc_runner.shaping.events import EventShaper
 from cdc_runner.shaping.net import NetChange, NetKind, Origin
 from cdc_runner.shaping.source_rows import SourceRows
 from cdc_runner.spec import ResolvedSync, SyncMode
@@ -43,6 +43,7 @@ class SyncShaper:
         """
         self.sync = sync
         self._source = source
+        self._events = EventShaper(sync, source)
         self._versions: dict[int, tuple[TableSchema, _Version]] = {}
         self._soft = sync.shape.mode is SyncMode.SOFT_DELETE
 
@@ -64,13 +65,11 @@ class SyncShaper:
         Raises:
             RosettaError: CONFIG_INVALID when the shape does not fit the table (any more), and the source kinds.
         """
+        if change.kind is NetKind.EVENTS:
+            yield self._events.shape(change)
+            return
         version = self._version(change.version)
         plan = version.plan
-        if change.kind is NetKind.EVENTS:
-            raise RosettaError(
-                ErrorKind.CONFIG_INVALID,
-                f"table {self.sync.source}: this type of destination keeps every event, and takes plain copies only",
-            )
         if change.kind is NetKind.MULTISET:
             yield self._multiset(change, version)
             return
@@ -166,7 +165,7 @@ class SyncShaper:
 
     def _projected(self, rows: pa.Table, plan: ColumnPlan) -> pa.Table:
         """Return the rows with the target's columns, masked."""
-        columns = {"d": rows.column("d"), "x": _marks(rows.column("x"), plan)}
+        columns = {"d": rows.column("d"), "x": shaped_marks(rows.column("x"), plan)}
         deleted = rows.column("d")
         for number, (place, mask) in enumerate(zip(plan.places, plan.maskers, strict=True)):
             column = rows.column(f"c{place}")
@@ -222,7 +221,7 @@ class SyncShaper:
     def _moved(self, change: NetChange, version: _Version) -> NetChange:
         """Return a key change with the target's columns."""
         plan, rows = version.plan, change.rows
-        columns = {"x": _marks(rows.column("x"), plan, always=True)}
+        columns = {"x": shaped_marks(rows.column("x"), plan, always=True)}
         for number, (place, mask) in enumerate(zip(plan.places, plan.maskers, strict=True)):
             columns[f"c{number}"] = _masked(rows.column(f"c{place}"), mask)
         for number, place in enumerate(plan.key_places):
@@ -311,24 +310,6 @@ def _as_merge(rows: Sequence[Row], plan: ColumnPlan, *, gone: bool = False) -> p
     for place in range(len(plan.source.stream_columns)):
         columns[f"c{place}"] = pa.array([row[place] for row in rows], pa.string())
     return pa.table(columns)
-
-
-def _marks(marks: pa.ChunkedArray, plan: ColumnPlan, *, always: bool = False) -> pa.Array | pa.ChunkedArray:
-    """Return the marks of unchanged values for the target's columns."""
-    if marks.null_count == len(marks):
-        return marks
-    shaped: list[str | None] = []
-    for mark in marks.to_pylist():
-        if mark is None:
-            shaped.append(None)
-            continue
-        # A mask that does not depend on the value is known although the value is not.
-        kept = "".join(
-            "0" if mask is not None and mask.kind.value in ("null", "constant") else mark[place]
-            for place, mask in zip(plan.places, plan.masks, strict=True)
-        )
-        shaped.append(kept if always or "1" in kept else None)
-    return pa.array(shaped, pa.string())
 
 
 def _masked(column: pa.ChunkedArray, mask: object) -> pa.Array | pa.ChunkedArray:

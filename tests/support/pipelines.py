@@ -113,7 +113,10 @@ class PipelineHarness:
             content["pipelines"]["shop"]["destinations"].append(one)  # type: ignore[index]
         for name, lake in self.lakes.items():
             content["destinations"][name] = lake  # type: ignore[index]
-            content["pipelines"]["shop"]["destinations"].append({"destination": name})  # type: ignore[index]
+            one = {"destination": name}
+            if syncs:
+                one["tables"] = [dict(sync) for sync in syncs]
+            content["pipelines"]["shop"]["destinations"].append(one)  # type: ignore[index]
         engine = open_catalog(self.config.url())
         apply_migrations(engine)
         file = parse_configuration(yaml.safe_dump(content))

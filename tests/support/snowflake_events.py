@@ -82,7 +82,7 @@ def ready(destination: SnowflakeDestination, *schemas: TableSchema) -> None:
     session = destination._open_session()
     destination.start_at(Position(1))
     for schema in schemas:
-        session.objects.make(sync_of(schema), session.objects.shape(schema), None)
+        session.objects.make(sync_of(schema), session.objects.shape(schema, sync_of(schema)), None)
     destination.remember_all([TableState(sync_of(one), True, Position(1), one) for one in schemas])
 
 

@@ -77,6 +77,9 @@ class SnowflakeServer:
         self.token_seconds = 600.0
         self.counting_only = False
         self.raw_bytes = 0
+        self.keep_bodies = False
+        self.raw_bodies = b""
+        """Every row that was sent, as it was sent."""
         self.reject: str | None = None
         """A text: rows that hold it are rejected."""
         self.chaos = 0.0
@@ -344,6 +347,8 @@ class SnowflakeServer:
         encoding = request.headers["Content-Encoding"]
         raw = gzip.decompress(body) if encoding == "gzip" else pa.input_stream(pa.BufferReader(body), "zstd").read()
         self.raw_bytes += len(raw)
+        if self.keep_bodies:
+            self.raw_bodies += raw
         assert raw.endswith(b"\n"), "a row without an end of line"
         if self.counting_only:
             return [{}] * raw.count(b"\n")

@@ -19,14 +19,15 @@ from cdc_runner.destinations.snowflake.channel import RowsRejected
 from cdc_runner.destinations.snowflake.divert import MISFIT
 from cdc_runner.destinations.snowflake.load import SnowflakeLoad
 from cdc_runner.destinations.snowflake.memory import SnowflakeMemory
-from cdc_runner.destinations.snowflake.moves import without_moves
 from cdc_runner.destinations.snowflake.refusals import REJECTED
 from cdc_runner.destinations.snowflake.replay import REPLAY_ORDINAL, refused_keys, replay_events
 from cdc_runner.destinations.snowflake.rows import Shape
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.events import event_plan
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange, diff
+from cdc_runner.shaping.moves import without_moves
 from cdc_runner.shaping.net import NetChange
 from cdc_runner.spec import PostgresAddress, ResolvedSync
 
@@ -65,17 +66,30 @@ class SnowflakeDestination(SnowflakeMemory):
         """Make what belongs to the targets, remove what an interrupted load left, and return what has to be loaded."""
         session = self._open_session()
         loads: list[TableLoad] = []
-        for sync, schema in wanted:
-            known = self._states.get(sync.target)
-            if known is not None and known.ready:
+        for sync, source_schema in wanted:
+            known, fingerprint = self._states.get(sync.target), sync.shape.fingerprint
+            if known is not None and known.ready and known.shape == fingerprint:
                 continue
-            session.objects.make(sync, session.objects.shape(schema), None if known is None else known.schema)
+            plan = event_plan(sync, source_schema)
+            schema = source_schema if plan is None else plan.target
+            alike = known is not None and known.shape == fingerprint
+            if known is not None and not alike:
+                # Nothing is merged while the rows of the new shape come, and no value of the old one is left behind.
+                self.load_again(sync.target)
+                session.objects.empty_landing(sync)
+            session.objects.make(
+                sync,
+                session.objects.shape(schema, sync),
+                known.schema if known is not None and alike else None,
+                ours=known is not None,
+            )
             if known is not None:
                 SnowflakeLoad.remove_left_rows(session, known)
                 self.refusals.forget(sync.target)
-            chunks = plan_chunks(source, schema, self._settings.load_chunk_bytes)
-            table = TableState(sync, ready=False, snapshot=Position(0), schema=schema)
-            loads.append(TableLoad(table, chunks, resumed=False))
+            chunks = plan_chunks(source, source_schema, self._settings.load_chunk_bytes)
+            origin = None if plan is None else source_schema
+            table = TableState(sync, False, Position(0), schema, source_schema=origin, shape=fingerprint)
+            loads.append(TableLoad(table, chunks, resumed=False, plan=plan))
         return loads
 
     def load(
@@ -123,7 +137,7 @@ class SnowflakeDestination(SnowflakeMemory):
         touched: dict[TableId, ResolvedSync] = {}
         for segment in segments:
             for sync, change in segment:
-                self._follow_schema(sync, change.version.schema, taking)
+                self._follow_schema(sync, change, taking)
                 self._send(sync, change, taking)
                 touched[sync.target] = sync
                 events[sync] = events.get(sync, 0) + change.events
@@ -244,14 +258,16 @@ class SnowflakeDestination(SnowflakeMemory):
     def _shape(self, sync: ResolvedSync, schema: TableSchema) -> Shape:
         shape = self._shapes.get(sync.target)
         if shape is None or shape.schema != schema:
-            shape = self._open_session().objects.shape(schema)
+            shape = self._open_session().objects.shape(schema, sync)
             if self._settings.schema_policy == "freeze":
                 held = self._states[sync.target].schema.column_names
-                shape = Shape(schema, {name: stored for name, stored in shape.columns.items() if name in held})
+                kept = {name: stored for name, stored in shape.columns.items() if name in held}
+                shape = replace(shape, columns=kept)
             self._shapes[sync.target] = shape
         return shape
 
-    def _follow_schema(self, sync: ResolvedSync, schema: TableSchema, taking: Taking) -> None:
+    def _follow_schema(self, sync: ResolvedSync, change: NetChange, taking: Taking) -> None:
+        schema, origin = change.version.schema, None if change.origin is None else change.origin.schema
         known = self._states.get(sync.target)
         if known is None:
             raise RosettaError(ErrorKind.DESTINATION_SCHEMA, f"target {sync.target} was never prepared")
@@ -270,8 +286,8 @@ class SnowflakeDestination(SnowflakeMemory):
             self._table_channel(sync)
             self._settle({sync.target: sync}, taking)
             drop = self._settings.drop_columns
-            self._open_session().objects.evolve(known, schema, changes, drop_columns=drop)
-        self.remember_all([replace(known, schema=schema)])
+            self._open_session().objects.evolve(sync, known, schema, changes, drop_columns=drop)
+        self.remember_all([replace(known, schema=schema, source_schema=origin)])
         self._tell(sync, known.schema, schema, changes)
 
     def _tell(self, sync: ResolvedSync, old: TableSchema, new: TableSchema, changes: Sequence[SchemaChange]) -> None:

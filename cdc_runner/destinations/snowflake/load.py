@@ -18,7 +18,7 @@ from cdc_runner.destinations.chunks import TableRewrittenError, page_range
 from cdc_runner.destinations.snowflake import naming
 from cdc_runner.destinations.snowflake.channel import Channel, Patience, RowsRejected
 from cdc_runner.destinations.snowflake.divert import Aside
-from cdc_runner.destinations.snowflake.pack import Misfit, Packer
+from cdc_runner.destinations.snowflake.pack import Misfit, Packer, masked
 from cdc_runner.destinations.snowflake.refusals import sent_change
 from cdc_runner.destinations.snowflake.rows import Shape
 from cdc_runner.destinations.snowflake.session import Session
@@ -118,7 +118,7 @@ class SnowflakeLoad:
 
     def _begin(self, load: TableLoad) -> None:
         """Land the truncate that makes everything before the load void."""
-        shape = self._session.objects.shape(load.state.schema)
+        shape = self._session.objects.shape(load.state.schema, load.state.sync)
         position = str(Position(load.state.snapshot.lsn, LOAD_ORDINAL))
         channel = self._channel(load, 0)
         packer = Packer(self._session.address.compression)
@@ -171,9 +171,10 @@ class SnowflakeLoad:
 
     def _copy(self, reader: psycopg2.extensions.connection, channel: Channel, load: TableLoad, chunk: LoadChunk) -> int:
         schema, lsn = load.state.schema, load.state.snapshot.lsn
-        shape = self._session.objects.shape(schema)
-        rows = f"ONLY {chunk.relation.quoted}{page_range(chunk)}"
-        select = select_rows(shape, lsn, chunk.number, _now(), rows)
+        shape = self._session.objects.shape(schema, load.state.sync)
+        plan = load.plan
+        rows = f"ONLY {chunk.relation.quoted}{page_range(chunk, None if plan is None else plan.filter)}"
+        select = select_rows(shape, lsn, chunk.number, _now(), rows, plan)
         first = chunk_ordinal(chunk.number)
         misfits: list[Misfit] = []
         packer = Packer(
@@ -186,7 +187,7 @@ class SnowflakeLoad:
         with reader.cursor() as cursor:
             # The lines hold neither quotes nor delimiters of this format, so they come out as they are.
             options = "FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02'"
-            cursor.copy_expert(f"COPY ({select}) TO STDOUT ({options})", packer, size=1 << 18)
+            cursor.copy_expert(f"COPY ({select}) TO STDOUT ({options})", masked(packer, shape, plan), size=1 << 18)
             packer.flush()
             cursor.execute("SELECT pg_relation_filenode(%s::regclass)", (chunk.relation.quoted,))
             row = cursor.fetchone()

@@ -16,12 +16,16 @@ from cdc_runner.destinations.snowflake.rows import Shape
 from cdc_runner.destinations.snowflake.sql import literal
 from cdc_runner.destinations.snowflake.types import toastable
 from cdc_runner.schema import quote_identifier
+from cdc_runner.spec import SyncMode
 
 _POSITION = quote_identifier(naming.POSITION)
 _OP = quote_identifier(naming.OPERATION)
 _UNCHANGED = quote_identifier(naming.UNCHANGED)
 _ROW = quote_identifier(naming.ROW)
 _DELETED = quote_identifier(naming.DELETED)
+_DELETED_AT = quote_identifier(naming.DELETED_AT)
+_COMMITTED_AT = quote_identifier(naming.COMMITTED_AT)
+_TRANSACTION = quote_identifier(naming.TRANSACTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,6 @@ class MergePlan:
         shape: of its source table.
         state: the state table.
         writer: identifies pipeline and destination there.
-        soft_deletes: mark rows as deleted.
         landing_hours: how long merged rows stay in the landing table.
     """
 
@@ -56,8 +59,11 @@ class MergePlan:
     shape: Shape
     state: ObjectName
     writer: str
-    soft_deletes: bool = False
     landing_hours: int = 0
+
+    @property
+    def _soft(self) -> bool:
+        return self.shape.keeps is SyncMode.SOFT_DELETE and bool(self.shape.schema.key)
 
     @property
     def _columns(self) -> list[_Column]:
@@ -92,10 +98,13 @@ class MergePlan:
 
     def statements(self) -> list[str]:
         """Return the statements of one merge, to be run in one transaction."""
+        if self.shape.keeps is SyncMode.HISTORY:
+            work = [self._history()]
+        else:
+            work = [self._truncate(), *(self._keyed() if self.shape.schema.key else self._keyless())]
         return [
             *self._bounds(),
-            self._truncate(),
-            *(self._keyed() if self.shape.schema.key else self._keyless()),
+            *work,
             f"UPDATE {self.state.quoted} SET MERGED = BOUND WHERE {self._where_state}",
             self._clean_up(),
         ]
@@ -120,8 +129,12 @@ class MergePlan:
         target = self.names.target.quoted
         # LOW is above MERGED only when there was a truncate.
         condition = f"EXISTS (SELECT 1 FROM {self.state.quoted} WHERE {self._where_state} AND LOW > MERGED)"
-        if self.soft_deletes and self.shape.schema.key:
-            return f"UPDATE {target} SET {_DELETED} = TRUE WHERE {condition}"
+        if self._soft:
+            at = (
+                f"(SELECT MAX(CAST({_COMMITTED_AT} AS TIMESTAMP_NTZ(6))) FROM {self.names.landing.quoted} "
+                f"WHERE {_POSITION} = {self._state('LOW')})"
+            )
+            return f"UPDATE {target} SET {_DELETED} = TRUE, {_DELETED_AT} = {at} WHERE NOT {_DELETED} AND {condition}"
         return f"DELETE FROM {target} WHERE {condition}"
 
     def _clean_up(self) -> str:
@@ -147,9 +160,9 @@ class MergePlan:
         inserted = [one.name for one in columns]
         values = [f"s.{one.name}" for one in columns]
         gone = "DELETE"
-        if self.soft_deletes:
-            gone = f"UPDATE SET {_DELETED} = TRUE"
-            settings.append(f"{_DELETED} = FALSE")
+        if self._soft:
+            gone = f"UPDATE SET {_DELETED} = TRUE, {_DELETED_AT} = CAST(s.GONE_AT AS TIMESTAMP_NTZ(6))"
+            settings += [f"{_DELETED} = FALSE", f"{_DELETED_AT} = NULL"]
             inserted.append(_DELETED)
             values.append("FALSE")
         update = f"WHEN MATCHED THEN UPDATE SET {', '.join(settings)} " if settings else ""
@@ -169,7 +182,8 @@ class MergePlan:
         names = [one.name for one in columns]
         order = f"ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY {_POSITION} DESC) AS RN"
         source = (
-            f"SELECT {', '.join(names)}, {_OP} AS OP, {_POSITION} AS POS, {order}{_comma(self._sent(staying, key))} "
+            f"SELECT {', '.join(names)}, {_OP} AS OP, {_COMMITTED_AT} AS GONE_AT, {_POSITION} AS POS, {order}"
+            f"{_comma(self._sent(staying, key))} "
             f"FROM {self.names.landing.quoted} WHERE {self._window} AND {_OP} <> 't'"
         )
         if staying:
@@ -178,10 +192,10 @@ class MergePlan:
                 for one in staying
             ]
             marks = [f"P{one.number}" for one in staying]
-            source = f"SELECT {', '.join(names)}, OP, RN{_comma(marks)}{_comma(known)} FROM ({source}) AS sent"
+            source = f"SELECT {', '.join(names)}, OP, GONE_AT, RN{_comma(marks)}{_comma(known)} FROM ({source}) AS sent"
         values = [f"{one.of(f'V{one.number}' if one.may_stay else one.name)} AS {one.name}" for one in columns]
         marks = [f"P{one.number}" for one in staying]
-        return f"SELECT {', '.join(values)}, OP{_comma(marks)} FROM ({source}) AS last WHERE RN = 1"
+        return f"SELECT {', '.join(values)}, OP, GONE_AT{_comma(marks)} FROM ({source}) AS last WHERE RN = 1"
 
     def _sent(self, staying: Sequence[_Column], key: str) -> list[str]:
         return [
@@ -189,6 +203,21 @@ class MergePlan:
             f"THEN {_POSITION} END) OVER (PARTITION BY {key}) AS P{one.number}"
             for one in staying
         ]
+
+    # -- history -----------------------------------------------------------------------------------------------------
+
+    def _history(self) -> str:
+        """Each event is a row. A value that an update left out is NULL, and marked in `_ROSETTA_UNCHANGED`."""
+        columns = self._columns
+        own = [_POSITION, _OP, _COMMITTED_AT, _TRANSACTION, _UNCHANGED]
+        names = ", ".join([*(one.name for one in columns), *own])
+        values = [one.of(one.name) for one in columns]
+        values += [_POSITION, _OP, f"CAST({_COMMITTED_AT} AS TIMESTAMP_NTZ(6))", _TRANSACTION, _UNCHANGED]
+        window = f"{_POSITION} > {self._state('MERGED')} AND {_POSITION} <= {self._state('BOUND')}"
+        return (
+            f"INSERT INTO {self.names.target.quoted} ({names}) SELECT {', '.join(values)} "
+            f"FROM {self.names.landing.quoted} WHERE {window}"
+        )
 
     # -- tables without a key ----------------------------------------------------------------------------------------
 

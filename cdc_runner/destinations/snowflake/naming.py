@@ -25,6 +25,9 @@ ROW = "_ROSETTA_ROW"
 DELETED = "_ROSETTA_DELETED"
 """Of a target with soft deletes: whether the source has deleted the row."""
 
+DELETED_AT = "_ROSETTA_DELETED_AT"
+"""Beside it: when the source committed that, UTC."""
+
 MAX_IDENTIFIER = 255
 
 

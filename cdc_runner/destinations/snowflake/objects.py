@@ -15,12 +15,24 @@ from cdc_runner.destinations.snowflake.types import widens
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableSchema, quote_identifier
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange
-from cdc_runner.spec import ResolvedSync, SnowflakeAddress
+from cdc_runner.spec import ResolvedSync, SnowflakeAddress, SyncMode
 
 SERVERLESS = "serverless"
 """In place of a warehouse: Snowflake finds one for the task."""
 
 _HARMLESS = (ChangeKind.NULLABILITY, ChangeKind.NEW_TABLE)
+
+
+def added_columns(shape: Shape) -> dict[str, str]:
+    """Return the columns that a target has beside those of the table, with their types."""
+    if shape.keeps is SyncMode.HISTORY:
+        return {naming.POSITION: "VARCHAR", naming.OPERATION: "VARCHAR", naming.COMMITTED_AT: "TIMESTAMP_NTZ(6)",
+                naming.TRANSACTION: "VARCHAR", naming.UNCHANGED: "VARCHAR"}  # fmt: skip
+    if not shape.schema.key:
+        return {naming.ROW: "VARCHAR"}
+    if shape.keeps is SyncMode.SOFT_DELETE:
+        return {naming.DELETED: "BOOLEAN", naming.DELETED_AT: "TIMESTAMP_NTZ(6)"}
+    return {}
 
 
 class Objects:
@@ -46,9 +58,17 @@ class Objects:
         """Return the names of what belongs to a target."""
         return self._naming.table(sync.target)
 
-    def shape(self, schema: TableSchema) -> Shape:
-        """Return how a source table is written."""
-        return Shape(schema, self._naming.columns(schema))
+    def shape(self, schema: TableSchema, sync: ResolvedSync) -> Shape:
+        """Return how a table is written.
+
+        Args:
+            schema: of the source, or what the sync's shape makes of it.
+            sync: says what is kept of rows that change, unless the destination does.
+        """
+        keeps = sync.shape.mode
+        if keeps is SyncMode.MIRROR and self._address.deletes == "soft" and schema.key:
+            keeps = SyncMode.SOFT_DELETE
+        return Shape(schema, self._naming.columns(schema), keeps)
 
     def plan(self, sync: ResolvedSync, shape: Shape) -> MergePlan:
         """Return the merge of a target."""
@@ -57,7 +77,6 @@ class Objects:
             shape,
             self._store.table,
             self._writer,
-            soft_deletes=self._address.deletes == "soft",
             landing_hours=self._address.landing_hours,
         )
 
@@ -82,13 +101,14 @@ class Objects:
                 quoted = f"{quote_identifier(database)}.{quote_identifier(schema)}"
                 self._sql.run(f"CREATE SCHEMA IF NOT EXISTS {quoted}", f"create schema {schema}")
 
-    def make(self, sync: ResolvedSync, shape: Shape, known: TableSchema | None) -> None:
+    def make(self, sync: ResolvedSync, shape: Shape, known: TableSchema | None, *, ours: bool = False) -> None:
         """Make landing table, target, stream and task. A landing table that is there keeps its rows.
 
         Args:
             sync: source and target.
             shape: of the source table.
-            known: what the target was made for by this pipeline before; None when it was not.
+            known: what the target was made for by this pipeline before; None when it was not, or for another shape.
+            ours: the target was made by this pipeline.
 
         Raises:
             RosettaError: DESTINATION_SCHEMA for a target that somebody else made and that does not fit or holds rows.
@@ -102,7 +122,7 @@ class Objects:
                 self._add(names.landing, column, "VARCHAR")
         wanted = self._target_columns(shape)
         existing = self.columns(names.target)
-        if existing and known is None:
+        if existing and not ours and known is None:
             missing = [name for name in wanted if name not in existing]
             rows = self._sql.run(f"SELECT COUNT(*) FROM {names.target.quoted}", "count the rows of a target").value
             if missing or rows != "0":
@@ -110,7 +130,9 @@ class Objects:
                 raise RosettaError(
                     ErrorKind.DESTINATION_SCHEMA, f"target {names.target.name} {why}: drop it or choose another"
                 )
-        elif known is None or not set(wanted) <= set(existing) or self._target_columns(self.shape(known)) != wanted:
+        elif (
+            known is None or not set(wanted) <= set(existing) or self._target_columns(self.shape(known, sync)) != wanted
+        ):
             # Nothing of what it holds counts: the load replaces all of it.
             columns = ", ".join(f"{quote_identifier(name)} {type_}" for name, type_ in wanted.items())
             self._sql.run(f"CREATE OR REPLACE TABLE {names.target.quoted} ({columns})", "create a target table")
@@ -119,6 +141,10 @@ class Objects:
             "create a stream",
         )
         self.make_task(sync, shape)
+
+    def empty_landing(self, sync: ResolvedSync) -> None:
+        """Remove what has landed for a target; only where a load replaces what it would have made of it."""
+        self._sql.run(f"DELETE FROM {self.names(sync).landing.quoted}", "empty a landing table")
 
     def make_task(self, sync: ResolvedSync, shape: Shape) -> None:
         """Make or replace the task of a target, and have it run."""
@@ -155,11 +181,7 @@ class Objects:
             for column in schema.stream_columns
             if column.name in shape.columns
         }
-        if not schema.key:
-            wanted[naming.ROW] = "VARCHAR"
-        elif self._address.deletes == "soft":
-            wanted[naming.DELETED] = "BOOLEAN"
-        return wanted
+        return wanted | added_columns(shape)
 
     def _add(self, table: ObjectName, column: str, type_: str) -> None:
         self._sql.run(f"ALTER TABLE {table.quoted} ADD COLUMN {quote_identifier(column)} {type_}", "add a column")
@@ -167,17 +189,23 @@ class Objects:
     # -- changes -----------------------------------------------------------------------------------------------------
 
     def evolve(
-        self, known: TableState, new: TableSchema, changes: Sequence[SchemaChange], *, drop_columns: bool
+        self,
+        sync: ResolvedSync,
+        known: TableState,
+        new: TableSchema,
+        changes: Sequence[SchemaChange],
+        *,
+        drop_columns: bool,
     ) -> None:
         """Bring landing table and target to a new schema. What landed before is merged under the old one first.
 
         Raises:
             ReloadNeeded: rows that are there would differ from the source's.
         """
-        sync, names = known.sync, self.names(known.sync)
+        names = self.names(sync)
         for change in changes:
             self._refuse_what_needs_a_load(sync, known.schema, new, change)
-        old_shape, shape = self.shape(known.schema), self.shape(new)
+        old_shape, shape = self.shape(known.schema, sync), self.shape(new, sync)
         self.merge(sync, old_shape)
         landing, target = self.columns(names.landing), self.columns(names.target)
         for column in shape.columns.values():

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from cdc_runner.destinations.snowflake.rows import MAX_COMPRESSED_BYTES, MAX_REQUEST_BYTES, too_large
+from cdc_runner.destinations.snowflake.rows import MAX_COMPRESSED_BYTES, MAX_REQUEST_BYTES, Shape, too_large
 from cdc_runner.destinations.snowflake.source_json import MISFIT
 from cdc_runner.destinations.snowflake.streaming import Rows
 from cdc_runner.destinations.snowflake.types import MAX_TEXT_BYTES
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId
+from cdc_runner.shaping.columns import ColumnPlan
+from cdc_runner.shaping.mask import Masker
+from cdc_runner.spec import MaskKind
 
 _MISFIT = f'{{"{MISFIT}":'.encode()
 
@@ -130,6 +133,46 @@ class Packer:
     def _request(self, body: bytes, count: int, first: str, last: str) -> Rows:
         packed, encoding = self._pack(body)
         return Rows(packed, encoding, len(body), count, first, last)
+
+
+class MaskedLines:
+    """A file that masks fields of the lines of JSON that are written to it."""
+
+    def __init__(self, packer: Packer, masks: Mapping[str, Masker]) -> None:
+        """Args:
+        packer: takes the masked lines.
+        masks: by stored name of the column.
+        """
+        self._packer = packer
+        self._masks = masks
+        self._left = b""
+
+    def write(self, data: bytes) -> int:
+        """Take bytes; whole lines are handed on."""
+        lines = (self._left + data).split(b"\n")
+        self._left = lines.pop()
+        if lines:
+            self._packer.write(b"".join(self._line(line) for line in lines))
+        return len(data)
+
+    def _line(self, line: bytes) -> bytes:
+        value = json.loads(line)
+        row = value["row"] if line.startswith(_MISFIT) else value
+        for name, mask in self._masks.items():
+            row[name] = mask(row[name])
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def masked(packer: Packer, shape: Shape, plan: ColumnPlan | None) -> Packer | MaskedLines:
+    """Return where the lines of a load go: through the masks of a plan that are not made by the source's server."""
+    if plan is None:
+        return packer
+    masks = {
+        shape.columns[column.name]: one
+        for column, mask, one in zip(shape.schema.stream_columns, plan.masks, plan.maskers, strict=True)
+        if mask is not None and one is not None and mask.kind in (MaskKind.HASH, MaskKind.TRUNCATE)
+    }
+    return MaskedLines(packer, masks) if masks else packer
 
 
 def unpacked(rows: Rows) -> list[dict[str, str | None]]:

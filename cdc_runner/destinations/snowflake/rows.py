@@ -16,6 +16,7 @@ from cdc_runner.destinations.snowflake.streaming import Rows
 from cdc_runner.destinations.snowflake.types import MAX_TEXT_BYTES, Carried, carried
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, TableSchema, quote_identifier, quote_literal
+from cdc_runner.spec import SyncMode
 
 MAX_REQUEST_BYTES = 3_800_000
 """Uncompressed. The service takes 4 MB after compression; budgets of bytes are reached with requests of this size."""
@@ -30,12 +31,14 @@ class Shape:
     """How one version of a source table is written to its landing table.
 
     Attributes:
-        schema: of the source.
-        columns: stored names by those of the source.
+        schema: of the source, or what the sync's shape makes of it.
+        columns: stored names by those of the schema.
+        keeps: what the target keeps of rows that change.
     """
 
     schema: TableSchema
     columns: dict[str, str]
+    keeps: SyncMode = SyncMode.MIRROR
 
     def carried(self, column: Column) -> Carried:
         """Return how a column is carried."""

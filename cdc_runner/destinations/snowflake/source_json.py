@@ -8,6 +8,8 @@ from cdc_runner.destinations.snowflake import naming
 from cdc_runner.destinations.snowflake.rows import Shape
 from cdc_runner.position import Position
 from cdc_runner.schema import Column, quote_identifier, quote_literal
+from cdc_runner.shaping.columns import ColumnPlan
+from cdc_runner.spec import Mask, MaskKind
 
 LOAD_ORDINAL = 1 << 60
 """Ordinals of loaded rows begin here, above those of events."""
@@ -39,7 +41,7 @@ def chunk_ordinal(chunk: int) -> int:
     return LOAD_ORDINAL | (chunk + 1) << _CHUNK_BITS
 
 
-def select_rows(shape: Shape, lsn: int, chunk: int, at: str, rows: str) -> str:
+def select_rows(shape: Shape, lsn: int, chunk: int, at: str, rows: str, plan: ColumnPlan | None = None) -> str:
     """Return a SELECT of one JSON object a row, numbered in the order in which they come.
 
     A row that cannot be carried is a line that says which column is the reason, and holds the row.
@@ -50,6 +52,7 @@ def select_rows(shape: Shape, lsn: int, chunk: int, at: str, rows: str) -> str:
         chunk: number of the chunk.
         at: time of the load, as text.
         rows: what comes after FROM to read the chunk's rows, WHERE included.
+        plan: how the sync shapes the table; hashes and shortened texts are made of what comes (`pack.masked`).
     """
     prefix = str(Position(lsn)).partition("/")[0]
     number = f"to_hex({chunk_ordinal(chunk)}::bigint + t.{_NUMBER})"
@@ -61,10 +64,12 @@ def select_rows(shape: Shape, lsn: int, chunk: int, at: str, rows: str) -> str:
         (naming.UNCHANGED, "NULL::text"),
     ]
     misfits: list[tuple[str, str]] = []
-    for column in shape.schema.stream_columns:
-        fields.append((shape.columns[column.name], _text(shape, column)))
-        if shape.carried(column).fits is not None:
-            test = _MISFITS[_base(column)].replace("{c}", f"t.{quote_identifier(column.name)}")
+    for place, column in enumerate(shape.schema.stream_columns):
+        mask = None if plan is None else plan.masks[place]
+        origin = column if plan is None else plan.source.stream_columns[plan.places[place]]
+        fields.append((shape.columns[column.name], _text(shape, column, origin, mask)))
+        if mask is None and shape.carried(column).fits is not None:
+            test = _MISFITS[_base(column)].replace("{c}", f"t.{quote_identifier(origin.name)}")
             misfits.append((column.name, test))
     named = ", ".join(f"{value} AS {quote_identifier(name)}" for name, value in fields)
     line = "row_to_json(r)::text"
@@ -84,12 +89,16 @@ def _base(column: Column) -> str:
     return column.element if column.type_kind == "d" and column.element else column.type_name
 
 
-def _text(shape: Shape, column: Column) -> str:
-    value = f"t.{quote_identifier(column.name)}"
-    if shape.carried(column).type.startswith("TIMESTAMP_TZ"):
+def _text(shape: Shape, column: Column, origin: Column, mask: Mask | None) -> str:
+    if mask is not None and mask.kind is MaskKind.NULL:
+        return "NULL::text"
+    if mask is not None and mask.kind is MaskKind.CONSTANT:
+        return f"{quote_literal(mask.text or '')}::text"
+    value = f"t.{quote_identifier(origin.name)}"
+    if mask is None and shape.carried(column).type.startswith("TIMESTAMP_TZ"):
         # The session's zone is UTC, and Snowflake reads offsets of hours and minutes.
         return f"{value}::text || ':00'"
-    if column.type_name in _PLAIN:
+    if origin.type_name in _PLAIN:
         return f"{value}::text"
     # A cast to text is not the output function for some types: character(n) loses blanks, inet gains a mask.
     return f"CASE WHEN {value} IS NOT NULL THEN format('%s', {value}) END"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
+from typing import Any
 
 from cdc_runner.destinations.base import TableState
 from cdc_runner.destinations.snowflake.naming import Naming, ObjectName
@@ -101,7 +102,7 @@ class StateStore:
                 sync=ResolvedSync(None, TableId(str(row[0]), str(row[1])), TableId(str(row[2]), str(row[3]))),
                 ready=str(row[4]).lower() in ("true", "1"),
                 snapshot=Position.parse(str(row[5])),
-                schema=schema_from_json(str(row[6])),
+                **_definition(str(row[6])),
             )
             for row in found.rows
         ]
@@ -117,7 +118,7 @@ class StateStore:
             "SYNC_TABLE": literal(sync.target.name),
             "READY": "TRUE" if state.ready else "FALSE",
             "SNAPSHOT": literal(str(state.snapshot)),
-            "DEFINITION": literal(schema_to_json(state.schema)),
+            "DEFINITION": literal(_definition_text(state)),
         }
         table = self.table.quoted
         keys = (literal(self._writer), literal(target.schema), literal(target.name))
@@ -163,6 +164,21 @@ class StateStore:
             f"PIPELINE = {literal(self._writer)} AND TARGET_SCHEMA = {literal(target.schema)} "
             f"AND TARGET_TABLE = {literal(target.name)}"
         )
+
+
+def _definition_text(state: TableState) -> str:
+    origin = None if state.source_schema is None else json.loads(schema_to_json(state.source_schema))
+    return json.dumps({**json.loads(schema_to_json(state.schema)), "source_schema": origin, "shape": state.shape})
+
+
+def _definition(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    origin = value.get("source_schema")
+    return {
+        "schema": schema_from_json(text),
+        "source_schema": None if origin is None else schema_from_json(json.dumps(origin)),
+        "shape": value.get("shape", ""),
+    }
 
 
 def schema_to_json(schema: TableSchema) -> str:

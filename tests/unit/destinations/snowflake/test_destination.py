@@ -7,10 +7,11 @@ import dataclasses
 import pyarrow as pa
 import pytest
 
-from cdc_runner.destinations.base import ReloadNeeded
+from cdc_runner.destinations.base import ReloadNeeded, TableState
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import Column
+from cdc_runner.spec import SyncMode, TableShape
 from tests.support.snowflake_events import ITEM, LOG, apply, destination_of, events, ready, sync_of, table
 from tests.support.snowflake_server import SnowflakeServer
 
@@ -123,19 +124,37 @@ def test_soft_deletes_mark_rows(snowflake: SnowflakeServer):
     apply(made, 10, events(ITEM, 10, [("u", None, "1", "a", "1.00"), ("u", None, "2", "b", "1.00")]))
     merged(snowflake)
     apply(made, 20, events(ITEM, 20, [("d", None, "1")]))
-    assert texts(merged(snowflake)) == [("1", "a", "1.00", "True"), ("2", "b", "1.00", "False")]
-    apply(
-        made,
-        30,
-        events(
-            ITEM,
-            30,
-            [
-                ("u", None, "1", "back", "1.00"),
-            ],
-        ),
-    )
-    assert texts(merged(snowflake))[0] == ("1", "back", "1.00", "False")
+    at = "2023-11-14 22:13:20.250000"
+    assert texts(merged(snowflake)) == [("1", "a", "1.00", "True", at), ("2", "b", "1.00", "False", None)]
+    apply(made, 30, events(ITEM, 30, [("u", None, "1", "back", "1.00")]))
+    assert texts(merged(snowflake))[0] == ("1", "back", "1.00", "False", None)
+    apply(made, 40, events(ITEM, 40, [("t", None), ("u", None, "2", "again", "2.00")]))
+    assert texts(merged(snowflake)) == [("1", "back", "1.00", "True", at), ("2", "again", "2.00", "False", None)]
+    made.close()
+
+
+def test_a_history_has_a_row_for_each_event(snowflake: SnowflakeServer):
+    made = destination_of(snowflake)
+    made.open()
+    sync = dataclasses.replace(sync_of(ITEM), shape=TableShape(mode=SyncMode.HISTORY))
+    shape = made._open_session().objects.shape(ITEM, sync)
+    made.start_at(Position(1))
+    made._open_session().objects.make(sync, shape, None)
+    made.remember_all([TableState(sync, True, Position(1), ITEM, shape=sync.shape.fingerprint)])
+    rows = [("u", None, "1", "a", "1.00"), ("u", "010", "1", None, "2.00"), ("d", None, "1"), ("t", None)]
+    made.apply([[(sync, events(ITEM, 10, rows))]], Position(10), 1_700_000_000.0)
+    snowflake.sql.run_tasks()
+    made.apply([[(sync, events(ITEM, 20, rows[:1]))]], Position(20), 1_700_000_000.0)
+    found = merged(snowflake, f"(SELECT * FROM {TARGET})")
+    kept = sorted((str(row[3]), row[4], *texts([row[:3]])[0], row[7]) for row in found)
+    assert [row[1:] for row in kept] == [
+        ("u", "1", "a", "1.00", None),
+        ("u", "1", None, "2.00", "010"),
+        ("d", "1", None, None, None),
+        ("t", None, None, None, None),
+        ("u", "1", "a", "1.00", None),
+    ]
+    assert len({row[0] for row in kept}) == 5
     made.close()
 
 

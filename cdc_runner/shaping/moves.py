@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc_runner.capture.base import STAMPS
-from cdc_runner.destinations.base import RowFetcher
 from cdc_runner.schema import TableSchema
 
+Fetch = Callable[[TableSchema, Sequence[tuple[str, ...]]], Mapping[tuple[str, ...], tuple[str | None, ...]]]
+"""Reads present rows from the source by key; rows that are gone are absent."""
 
-def without_moves(events: pa.Table, schema: TableSchema, fetch: RowFetcher) -> pa.Table:
+
+def without_moves(events: pa.Table, schema: TableSchema, fetch: Fetch) -> pa.Table:
     """Return events without `m`: the old key's delete, and the row under its new key as the source has it now.
 
     What the row has become since is still to come in the stream, and ends in the same state. A row that is gone by now

@@ -51,6 +51,10 @@ class SnowflakeAddress:
         host: URL or host name in place of the account's own, for private links.
         identifiers: `upper` folds names as Snowflake does with unquoted ones, `keep` keeps the source's case.
         merge_seconds: time between two merges of a table.
+        merge_when: `schedule`, or `triggered` for tasks that run when something has landed.
+        cluster_targets: `none`, or `key` for targets that are clustered by their key.
+        arrays: `variant` for arrays as JSON, or `text` for PostgreSQL's text of them.
+        spatial: `text`, or `native` for PostGIS as GEOGRAPHY and GEOMETRY.
         merge_warehouse: runs the merges; `serverless` leaves it to Snowflake, None takes `warehouse`.
         deletes: `hard`, or `soft` to mark rows as deleted.
         landing_hours: how long merged rows stay in landing tables.
@@ -71,6 +75,10 @@ class SnowflakeAddress:
     host: str | None = None
     identifiers: str = "upper"
     merge_seconds: int = 60
+    merge_when: str = "schedule"
+    cluster_targets: str = "none"
+    arrays: str = "variant"
+    spatial: str = "text"
     merge_warehouse: str | None = None
     deletes: str = "hard"
     landing_hours: int = 0

@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.support.snowflake_server",
     "tests.support.snowflake_pipeline",
     "tests.support.snowduck",
+    "tests.support.snowduck_pipeline",
 ]

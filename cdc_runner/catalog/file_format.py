@@ -119,6 +119,10 @@ class SnowflakeDestinationEntry(_Strict):
     host: Text | None = None
     identifiers: Literal["upper", "keep"] = "upper"
     merge_seconds: Annotated[int, Field(ge=10, le=86_400)] = 60
+    merge_when: Literal["schedule", "triggered"] = "schedule"
+    cluster_targets: Literal["none", "key"] = "none"
+    arrays: Literal["variant", "text"] = "variant"
+    spatial: Literal["text", "native"] = "text"
     merge_warehouse: Text | None = None
     deletes: Literal["hard", "soft"] = "hard"
     landing_hours: Annotated[int, Field(ge=0, le=8_760)] = 0

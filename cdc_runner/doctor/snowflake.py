@@ -65,7 +65,8 @@ def _check_account(session: Session, address: SnowflakeAddress, found: Findings)
                 "connection",
                 f"account {address.account} does not take the key of user {address.user}",
                 f"ALTER USER {quote_identifier(address.user.upper())} SET RSA_PUBLIC_KEY = '…'; DESC USER must show "
-                f"RSA_PUBLIC_KEY_FP = {fingerprint}",
+                f"RSA_PUBLIC_KEY_FP = {fingerprint} (or RSA_PUBLIC_KEY_2_FP while keys are rotated). The clock of "
+                "this machine must be right within a minute.",
             )
         else:
             found.failure("connection", error)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import session_scope
-from cdc_runner.catalog.models import CreditSnowflake, Destination
+from cdc_runner.catalog.models import CreditSnowflake, CreditSnowflakePart, Destination
 from cdc_runner.catalog.notifications import Condition, sync_conditions
 from cdc_runner.catalog.repositories import list_destinations
 from cdc_runner.catalog.settings import get_setting
@@ -28,6 +28,17 @@ STATEMENT = f"""
 SELECT TO_VARCHAR(usage_date), service_type, TO_VARCHAR(SUM(credits_used))
 FROM SNOWFLAKE.ACCOUNT_USAGE.METERING_DAILY_HISTORY
 WHERE usage_date >= DATEADD(day, -{DAYS}, CURRENT_DATE()) GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
+# A row of the other views may be hours later than the sum of the day above, which it is part of.
+PARTS_STATEMENT = f"""
+SELECT TO_VARCHAR(usage_date), kind, name, TO_VARCHAR(SUM(credits_used)) FROM (
+    SELECT TO_DATE(start_time) AS usage_date, 'WAREHOUSE' AS kind, warehouse_name AS name, credits_used
+    FROM SNOWFLAKE.ACCOUNT_USAGE.WAREHOUSE_METERING_HISTORY WHERE start_time >= DATEADD(day, -{DAYS}, CURRENT_DATE())
+    UNION ALL
+    SELECT TO_DATE(start_time), 'TASK', task_name, credits_used
+    FROM SNOWFLAKE.ACCOUNT_USAGE.SERVERLESS_TASK_HISTORY WHERE start_time >= DATEADD(day, -{DAYS}, CURRENT_DATE()))
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 
 Rows = Sequence[Sequence[str | None]]
@@ -45,11 +56,22 @@ class CreditUse:
 
 
 @dataclass(frozen=True, slots=True)
+class CreditPart:
+    """Credits of one warehouse or serverless task (`kind` WAREHOUSE or TASK) on one day."""
+
+    day: date
+    kind: str
+    name: str
+    credits: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class CreditReport:
     """What one destination used, or why that is not known."""
 
     destination: str
     uses: tuple[CreditUse, ...] = ()
+    parts: tuple[CreditPart, ...] = ()
     error: str | None = None
 
     def of_day(self, day: date) -> Decimal:
@@ -84,9 +106,10 @@ def collect_credits(engine: Engine, run: RunStatement, keyring: Keyring | None =
 def _ask(destination: Destination, keyring: Keyring, run: RunStatement) -> CreditReport:
     try:
         rows = run(destination, keyring, STATEMENT)
+        parts = run(destination, keyring, PARTS_STATEMENT)
     except RosettaError as error:
         return CreditReport(destination.name, error=error.message)
-    return CreditReport(destination.name, tuple(parse_row(row) for row in rows))
+    return CreditReport(destination.name, tuple(map(parse_row, rows)), tuple(map(parse_part, parts)))
 
 
 def parse_row(row: Sequence[str | None]) -> CreditUse:
@@ -99,7 +122,24 @@ def parse_row(row: Sequence[str | None]) -> CreditUse:
         day, service, used = row
         return CreditUse(date.fromisoformat(str(day)), str(service), Decimal(used or "0"))
     except (ValueError, ArithmeticError):
-        raise RosettaError(ErrorKind.INTERNAL, "Snowflake answered the question for credits in another form") from None
+        raise _other_form() from None
+
+
+def parse_part(row: Sequence[str | None]) -> CreditPart:
+    """Return the use of one row of PARTS_STATEMENT.
+
+    Raises:
+        RosettaError: INTERNAL, the row has another form.
+    """
+    try:
+        day, kind, name, used = row
+        return CreditPart(date.fromisoformat(str(day)), str(kind), str(name), Decimal(used or "0"))
+    except (ValueError, ArithmeticError):
+        raise _other_form() from None
+
+
+def _other_form() -> RosettaError:
+    return RosettaError(ErrorKind.INTERNAL, "Snowflake answered the question for credits in another form")
 
 
 def _store(session: Session, destination_id: int, report: CreditReport) -> None:
@@ -109,6 +149,13 @@ def _store(session: Session, destination_id: int, report: CreditReport) -> None:
             insert(CreditSnowflake)
             .values(destination_id=destination_id, usage_date=use.day, service=use.service, **values)
             .on_conflict_do_update(constraint="credit_snowflake_monitoring_day_key", set_=values)
+        )
+    for part in report.parts:
+        values = {"total_credit": part.credits}
+        session.execute(
+            insert(CreditSnowflakePart)
+            .values(destination_id=destination_id, usage_date=part.day, kind=part.kind, name=part.name, **values)
+            .on_conflict_do_update(constraint="credit_snowflake_parts_day_key", set_=values)
         )
 
 

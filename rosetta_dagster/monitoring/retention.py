@@ -35,6 +35,7 @@ SERIES = (
     Series("notification_deliveries", "updated_at", "notification_retention_days", "state <> 'PENDING'"),
     Series("queue_backfill_data", "finished_at", "backfill_retention_days", "status NOT IN ('PENDING', 'EXECUTING')"),
     Series("credit_snowflake_monitoring", "usage_date", "credit_retention_days"),
+    Series("credit_snowflake_parts", "usage_date", "credit_retention_days"),
     # A runner that is gone for good; its leases have long expired.
     Series("runner_heartbeats", "heartbeat_at", "retention_days"),
 )

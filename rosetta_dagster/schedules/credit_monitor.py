@@ -38,19 +38,26 @@ def read_credits_op(context: OpExecutionContext) -> None:
         for report in reports
         for use in report.uses
     ]
+    parts = [
+        {"destination": report.destination, "day": part.day, "kind": part.kind, "name": part.name,
+         "credits": float(part.credits)}
+        for report in reports
+        for part in report.parts
+    ]  # fmt: skip
     if error:
         raise Failure(f"no Snowflake destination answered: {error}", allow_retries=False)
     result = f"{len(rows)} days and services of {len(reports)} destinations" if reports else "no Snowflake destination"
     columns = ("destination", "day", "service", "credits")
-    context.add_output_metadata({"result": result, "credits": table(rows[::-1], columns)})
+    by_part = table(parts[::-1], ("destination", "day", "kind", "name", "credits"))
+    context.add_output_metadata({"result": result, "credits": table(rows[::-1], columns), "parts": by_part})
 
 
 @job(
     name="credit_monitor",
     executor_def=in_process_executor,
     tags={"dagster/max_runtime": "900"},
-    description="Reads the credits of every Snowflake destination by service and day, stores them, and tells of days "
-    "above the settings credits_warning_per_day and credits_error_per_day.",
+    description="Reads the credits of every Snowflake destination by service and day, and by warehouse and serverless "
+    "task, stores them, and tells of days above the settings credits_warning_per_day and credits_error_per_day.",
 )
 def credit_monitor_job() -> None:
     read_credits_op()

@@ -26,6 +26,7 @@ from cdc_runner.catalog.models.engine import (
 from cdc_runner.catalog.models.notification import Notification, NotificationChannel, NotificationDelivery
 from cdc_runner.catalog.models.observation import (
     CreditSnowflake,
+    CreditSnowflakePart,
     DataFlowRecord,
     JobMetric,
     SlotRecoveryPlan,
@@ -48,6 +49,7 @@ __all__ = [
     "Base",
     "CaptureOffset",
     "CreditSnowflake",
+    "CreditSnowflakePart",
     "DataFlowRecord",
     "DeadLetterQueueState",
     "DeadLetterTable",

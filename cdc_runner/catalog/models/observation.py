@@ -118,6 +118,19 @@ class CreditSnowflake(Timestamps, Base):
     total_credit: Mapped[Decimal] = mapped_column(Numeric(38, 9))
 
 
+class CreditSnowflakePart(Timestamps, Base):
+    """Snowflake credits of a destination on a day, by warehouse and serverless task."""
+
+    __tablename__ = "credit_snowflake_parts"
+
+    id: Mapped[identifier]
+    destination_id: Mapped[big] = mapped_column(ForeignKey("destinations.id", ondelete="CASCADE"))
+    usage_date: Mapped[date]
+    kind: Mapped[str]
+    name: Mapped[str]
+    total_credit: Mapped[Decimal] = mapped_column(Numeric(38, 9))
+
+
 class JobMetric(Timestamps, Base):
     """Last run of a periodic job."""
 

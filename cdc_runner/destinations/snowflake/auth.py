@@ -22,6 +22,9 @@ _LOOPBACK = ("http://127.0.0.1:", "http://localhost:")
 LIFETIME_SECONDS = 3540
 """Snowflake takes a token for at most an hour after it was issued."""
 
+SKEW_SECONDS = 60
+"""Tokens say that they were issued so long ago: the service refuses one of the future, and clocks differ a little."""
+
 RENEW_BEFORE_SECONDS = 300
 
 
@@ -111,7 +114,8 @@ class KeyPairTokens:
         with self._lock:
             now = self._clock()
             if now > self._expires - RENEW_BEFORE_SECONDS:
-                self._token, self._expires = self._sign(int(now)), int(now) + LIFETIME_SECONDS
+                issued = int(now) - SKEW_SECONDS
+                self._token, self._expires = self._sign(issued), issued + LIFETIME_SECONDS
             return self._token
 
     def renew(self) -> None:

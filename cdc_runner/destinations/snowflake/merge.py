@@ -248,7 +248,7 @@ def as_block(statements: Sequence[str]) -> str:
     return f"BEGIN\n{body};\nEXCEPTION WHEN OTHER THEN\nROLLBACK;\nRAISE;\nEND"
 
 
-def task_statement(plan: MergePlan, *, seconds: int, warehouse: str | None) -> str:
+def task_statement(plan: MergePlan, *, seconds: int, warehouse: str | None, triggered: bool = False) -> str:
     """Return the statement that makes the task of a table.
 
     The stream says whether there is anything to do, so that an idle table costs nothing; the merge itself goes by
@@ -258,13 +258,17 @@ def task_statement(plan: MergePlan, *, seconds: int, warehouse: str | None) -> s
         plan: of the table.
         seconds: time between two merges.
         warehouse: None for a serverless task.
+        triggered: run when something has landed, in place of looking each time.
     """
     names = plan.names
     where = f"WAREHOUSE = {quote_identifier(warehouse)}" if warehouse else ""
     note = f"INSERT INTO {plan.state.quoted} (PIPELINE) SELECT {_OP} FROM {names.stream.quoted} WHERE 1 = 0"
     body = as_block([note, *plan.statements()])
+    when = f"SCHEDULE = '{max(10, seconds)} SECONDS'"
+    if triggered:
+        when = f"USER_TASK_MINIMUM_TRIGGER_INTERVAL_IN_SECONDS = {max(10, seconds)}"
     return (
-        f"CREATE OR REPLACE TASK {names.task.quoted} {where} SCHEDULE = '{max(10, seconds)} SECONDS' "
+        f"CREATE OR REPLACE TASK {names.task.quoted} {where} {when} "
         f"ALLOW_OVERLAPPING_EXECUTION = FALSE WHEN SYSTEM$STREAM_HAS_DATA({literal(names.stream.quoted)}) AS\n{body}"
     )
 

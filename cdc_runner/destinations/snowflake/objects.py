@@ -11,7 +11,7 @@ from cdc_runner.destinations.snowflake.naming import Naming, ObjectName, TableNa
 from cdc_runner.destinations.snowflake.rows import Shape, carried_in
 from cdc_runner.destinations.snowflake.sql import SqlSession, literal
 from cdc_runner.destinations.snowflake.state import StateStore
-from cdc_runner.destinations.snowflake.types import widens
+from cdc_runner.destinations.snowflake.types import TypeRules, widens
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableSchema, quote_identifier
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange
@@ -53,6 +53,7 @@ class Objects:
         self._naming = names
         self._store = store
         self._writer = writer
+        self._rules = TypeRules(address.arrays, address.spatial)
 
     def names(self, sync: ResolvedSync) -> TableNames:
         """Return the names of what belongs to a target."""
@@ -68,7 +69,7 @@ class Objects:
         keeps = sync.shape.mode
         if keeps is SyncMode.MIRROR and self._address.deletes == "soft" and schema.key:
             keeps = SyncMode.SOFT_DELETE
-        return Shape(schema, self._naming.columns(schema), keeps)
+        return Shape(schema, self._naming.columns(schema), keeps, self._rules)
 
     def plan(self, sync: ResolvedSync, shape: Shape) -> MergePlan:
         """Return the merge of a target."""
@@ -135,7 +136,10 @@ class Objects:
         ):
             # Nothing of what it holds counts: the load replaces all of it.
             columns = ", ".join(f"{quote_identifier(name)} {type_}" for name, type_ in wanted.items())
-            self._sql.run(f"CREATE OR REPLACE TABLE {names.target.quoted} ({columns})", "create a target table")
+            clustered = self._clustering(shape)
+            self._sql.run(
+                f"CREATE OR REPLACE TABLE {names.target.quoted} ({columns}){clustered}", "create a target table"
+            )
         self._sql.run(
             f"CREATE STREAM IF NOT EXISTS {names.stream.quoted} ON TABLE {names.landing.quoted} APPEND_ONLY = TRUE",
             "create a stream",
@@ -146,12 +150,19 @@ class Objects:
         """Remove what has landed for a target; only where a load replaces what it would have made of it."""
         self._sql.run(f"DELETE FROM {self.names(sync).landing.quoted}", "empty a landing table")
 
+    def _clustering(self, shape: Shape) -> str:
+        key = [quote_identifier(shape.columns[name]) for name in shape.schema.key]
+        return f" CLUSTER BY ({', '.join(key)})" if key and self._address.cluster_targets == "key" else ""
+
     def make_task(self, sync: ResolvedSync, shape: Shape) -> None:
         """Make or replace the task of a target, and have it run."""
         plan, address = self.plan(sync, shape), self._address
         warehouse = address.merge_warehouse or address.warehouse
         statement = task_statement(
-            plan, seconds=address.merge_seconds, warehouse=None if warehouse == SERVERLESS else warehouse
+            plan,
+            seconds=address.merge_seconds,
+            warehouse=None if warehouse == SERVERLESS else warehouse,
+            triggered=address.merge_when == "triggered",
         )
         self._sql.run(statement, "create a task")
         self._sql.run(f"ALTER TASK {plan.names.task.quoted} RESUME", "resume a task")
@@ -224,7 +235,7 @@ class Objects:
                 self._add_to_target(names.target, target, shape, change)
             elif change.kind is ChangeKind.CHANGE_TYPE and change.column is not None:
                 stored, how = shape.columns[change.column.name], shape.carried(change.column)
-                if carried_in(known.schema, change.before or change.column).type != how.type:
+                if carried_in(known.schema, change.before or change.column, self._rules).type != how.type:
                     self._sql.run(
                         f"ALTER TABLE {names.target.quoted} ALTER COLUMN {quote_identifier(stored)} "
                         f"SET DATA TYPE {how.type}",
@@ -243,7 +254,7 @@ class Objects:
             change.kind is ChangeKind.CHANGE_TYPE
             and change.before is not None
             and change.column is not None
-            and widens(carried_in(old, change.before), carried_in(new, change.column))
+            and widens(carried_in(old, change.before, self._rules), carried_in(new, change.column, self._rules))
         ):
             return
         raise ReloadNeeded(sync.target, change.text)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from cdc_runner.destinations.snowflake import naming
 from cdc_runner.destinations.snowflake.streaming import Rows
-from cdc_runner.destinations.snowflake.types import MAX_TEXT_BYTES, Carried, carried
+from cdc_runner.destinations.snowflake.types import DEFAULT_RULES, MAX_TEXT_BYTES, Carried, TypeRules, carried
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, TableSchema, quote_identifier, quote_literal
 from cdc_runner.spec import SyncMode
@@ -34,20 +34,22 @@ class Shape:
         schema: of the source, or what the sync's shape makes of it.
         columns: stored names by those of the schema.
         keeps: what the target keeps of rows that change.
+        rules: what of the types is open to choice.
     """
 
     schema: TableSchema
     columns: dict[str, str]
     keeps: SyncMode = SyncMode.MIRROR
+    rules: TypeRules = DEFAULT_RULES
 
     def carried(self, column: Column) -> Carried:
         """Return how a column is carried."""
-        return carried_in(self.schema, column)
+        return carried_in(self.schema, column, self.rules)
 
 
-def carried_in(schema: TableSchema, column: Column) -> Carried:
+def carried_in(schema: TableSchema, column: Column, rules: TypeRules) -> Carried:
     """Return how a column is carried in its table: without a key every column identifies rows."""
-    return carried(column, identifying=not schema.key or column.name in schema.key)
+    return carried(column, identifying=not schema.key or column.name in schema.key, rules=rules)
 
 
 class RowWriter:
@@ -188,6 +190,9 @@ def _lines(shape: Shape, above: str | None) -> str:
     ]
     for number, column in enumerate(shape.schema.stream_columns):
         value = f"c{number}"
+        how = shape.carried(column)
+        if how.landed is not None:
+            value = how.landed(value)
         if shape.carried(column).type.startswith("TIMESTAMP_TZ"):
             # Snowflake reads offsets of hours and minutes.
             value = f"regexp_replace({value}, '([+-][0-9]{{2}})$', '\\1:00')"

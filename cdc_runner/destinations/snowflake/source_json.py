@@ -33,6 +33,8 @@ _MISFITS = {
     "time": "{c} = TIME '24:00'",
     "bytea": "octet_length({c}) > 8388608",
     "numeric": "{c}::text !~ '^-?[0-9.]+$'",
+    "geometry": "substr({c}::text, 9, 1) NOT IN ('0', '2')",
+    "geography": "substr({c}::text, 9, 1) <> '2'",
 }
 
 
@@ -95,6 +97,9 @@ def _text(shape: Shape, column: Column, origin: Column, mask: Mask | None) -> st
     if mask is not None and mask.kind is MaskKind.CONSTANT:
         return f"{quote_literal(mask.text or '')}::text"
     value = f"t.{quote_identifier(origin.name)}"
+    loaded = None if mask is not None else shape.carried(column).loaded
+    if loaded is not None:
+        return loaded(value)
     if mask is None and shape.carried(column).type.startswith("TIMESTAMP_TZ"):
         # The session's zone is UTC, and Snowflake reads offsets of hours and minutes.
         return f"{value}::text || ':00'"

@@ -30,6 +30,8 @@ class Carried:
         exactness: for people: what is the same and what is not.
         fits: SQL of DuckDB that tells whether a text can be carried; None when all can.
         misfit: why a text that does not fit cannot be carried.
+        landed: SQL of DuckDB that makes the landing text of PostgreSQL's; None where it is the same.
+        loaded: SQL of PostgreSQL that makes the landing text of a value, for loads; None where it is the value's text.
     """
 
     type: str
@@ -37,6 +39,21 @@ class Carried:
     exactness: str
     fits: Callable[[str], str] | None = None
     misfit: str = ""
+    landed: Callable[[str], str] | None = None
+    loaded: Callable[[str], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TypeRules:
+    """What is open to choice.
+
+    Attributes:
+        arrays: `variant` or `text`.
+        spatial: `text`, or `native` for GEOGRAPHY and GEOMETRY.
+    """
+
+    arrays: str = "variant"
+    spatial: str = "text"
 
 
 def _cast(type_: str) -> Callable[[str], str]:
@@ -51,6 +68,8 @@ _NUMBER = r"-?[0-9]+(\.[0-9]+)?"
 _DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _TIME = r"(0[0-9]|1[0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
 _OUT_OF_RANGE = "infinity, years BC and years after 9999 do not exist there"
+
+DEFAULT_RULES = TypeRules()
 
 TEXT = Carried("VARCHAR", _same, "PostgreSQL's text, character by character")
 
@@ -99,15 +118,64 @@ FIXED_WIDTH = frozenset(
 _NUMERIC = re.compile(r"numeric\((\d+),(-?\d+)\)")
 
 
-def carried(column: Column, *, identifying: bool = False) -> Carried:
+_NUMBERS = frozenset({"int2", "int4", "int8", "oid", "float4", "float8", "numeric"})
+_TEXTS = frozenset({"text", "varchar", "uuid", "date", "timestamp", "timestamptz", "time"})
+"""Element types whose cast to text gives what their output function gives."""
+
+_TOKENS = """'"(?:[^"\\\\]|\\\\.)*"|[{},]|[^{},"]+'"""
+
+
+def _array(element: str) -> Carried:
+    """An array as JSON: numbers and booleans as such, everything else as its text, nested as the array is."""
+    plain = "to_json(t)::VARCHAR"
+    if element in _NUMBERS:
+        plain = f"CASE WHEN regexp_full_match(t, '-?[0-9.]+([eE][-+]?[0-9]+)?') THEN t ELSE {plain} END"
+    elif element == "bool":
+        plain = "CASE t WHEN 't' THEN 'true' ELSE 'false' END"
+    quoted = r"to_json(regexp_replace(substr(t, 2, length(t) - 2), '\\(.)', '\1', 'gs'))::VARCHAR"
+
+    def landed(text: str) -> str:
+        # A prefix tells the bounds of an array that does not begin with 1.
+        tokens = f"regexp_extract_all(regexp_replace({text}, '^[^{{]*=', ''), {_TOKENS})"
+        token = (
+            "CASE WHEN t = '{' THEN '[' WHEN t = '}' THEN ']' WHEN t = ',' THEN ',' WHEN t = 'NULL' THEN 'null' "
+            f"WHEN t[1] = '\"' THEN {quoted} ELSE {plain} END"
+        )
+        return f"array_to_string(list_transform({tokens}, lambda t: {token}), '')"
+
+    def loaded(value: str) -> str:
+        return f"to_json({value})::text" if plainly else f"to_json({value}::text[])::text"
+
+    plainly = element in _NUMBERS or element == "bool"
+    exactness = "the same elements, nested; bounds and digits beyond 38 are not kept"
+    return Carried("VARIANT", lambda text: f"PARSE_JSON({text})", exactness, landed=landed, loaded=loaded)
+
+
+def _spatial(type_: str) -> Carried:
+    """PostGIS as Snowflake's own type, from the hexadecimal EWKB; that has no Z and M."""
+    fits = "substr({}, 9, 1) IN ('0', '2')" + (" AND substr({}, 9, 1) = '2'" if type_ == "GEOGRAPHY" else "")
+    return Carried(
+        type_,
+        lambda text: f"TO_{type_}({text}, TRUE)",
+        "the same coordinates",
+        lambda text: fits.replace("{}", text),
+        "it has Z or M coordinates, or no SRID for a GEOGRAPHY",
+    )
+
+
+def carried(column: Column, *, identifying: bool = False, rules: TypeRules = DEFAULT_RULES) -> Carried:
     """Return how a column of the source is carried.
 
     Args:
         column: of the source.
         identifying: whether rows are found by it; a value is compared then, which JSON is not made for.
+        rules: what is open to choice.
     """
     if column.type_category == "A":
-        return TEXT
+        known = column.type_kind == "b" and column.element in _NUMBERS | _TEXTS | {"bool"}
+        return _array(str(column.element)) if known and not identifying and rules.arrays == "variant" else TEXT
+    if column.type_name in ("geometry", "geography") and rules.spatial == "native" and not identifying:
+        return _spatial(column.type_name.upper())
     name = column.element if column.type_kind == "d" and column.element else column.type_name
     if name == "numeric":
         return _numeric(column)

@@ -8,10 +8,10 @@ from sqlalchemy import select
 
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import session_scope
-from cdc_runner.catalog.models import CreditSnowflake, Notification
+from cdc_runner.catalog.models import CreditSnowflake, CreditSnowflakePart, Notification
 from cdc_runner.catalog.settings import set_setting
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.services.credits import STATEMENT, collect_credits, credits_by_day
+from cdc_runner.services.credits import PARTS_STATEMENT, STATEMENT, collect_credits, credits_by_day
 from rosetta_dagster.monitoring.history import read_history
 from rosetta_dagster.resources.catalog import catalog_engine
 
@@ -42,18 +42,20 @@ def test_credits_are_stored_by_service_and_day_and_days_above_the_limit_are_told
 
     def answer(destination, keyring, statement):
         asked.append(statement)
-        return answers
+        return answers if statement == STATEMENT else [[str(today), "WAREHOUSE", "LOAD_WH", "4"]]
 
     with session_scope(catalog_engine()) as session:
         set_setting(session, "credits_warning_per_day", "4")
     for used in ("4.5", "5"):
         answers[0][2] = used
         collect_credits(catalog_engine(), answer, KEYRING)
-    assert asked == [STATEMENT] * 2
+    assert asked == [STATEMENT, PARTS_STATEMENT] * 2
     with session_scope(catalog_engine()) as session:
         rows = session.scalars(select(CreditSnowflake)).all()
         assert {(row.usage_date, row.service): row.total_credit for row in rows}[(today, "WAREHOUSE_METERING")] == 5
         assert len(credits_by_day(session)) == 4
+        (part,) = session.scalars(select(CreditSnowflakePart))
+        assert (part.kind, part.name, part.total_credit) == ("WAREHOUSE", "LOAD_WH", Decimal(4))
         (told,) = session.scalars(select(Notification).where(Notification.kind == "credits"))
         # What was three days ago is no news.
         assert (told.type, told.iteration_check) == ("WARNING", 2)
@@ -68,7 +70,7 @@ def test_destination_that_cannot_be_asked_is_told_and_stops_no_other(catalog) ->
     def answer(destination, keyring, statement):
         if destination.name == "away":
             raise RosettaError(ErrorKind.DESTINATION_UNAVAILABLE, "the account does not answer")
-        return [[str(datetime.now(UTC).date()), "PIPE", "1"]]
+        return [[str(datetime.now(UTC).date()), "PIPE", "1"]] if statement == STATEMENT else []
 
     away, lake = collect_credits(catalog_engine(), answer, KEYRING)
     assert (away.error, lake.error) == ("the account does not answer", None)

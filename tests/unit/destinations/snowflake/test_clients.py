@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 
+import duckdb
 import pyarrow as pa
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -24,7 +25,7 @@ from cdc_runner.destinations.snowflake.rows import MAX_COMPRESSED_BYTES, RowWrit
 from cdc_runner.destinations.snowflake.sql import SqlSession, literal
 from cdc_runner.destinations.snowflake.streaming import Rows
 from cdc_runner.destinations.snowflake.transport import Transport
-from cdc_runner.destinations.snowflake.types import TEXT, carried, widens
+from cdc_runner.destinations.snowflake.types import TEXT, TypeRules, carried, widens
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column
 from cdc_runner.spec import SnowflakeAddress
@@ -59,7 +60,7 @@ def test_a_token_is_kept_until_it_is_about_to_expire():
     address = SnowflakeAddress("xy12345.eu-west-1", "me", SecretStr(private_key()), "D", "S")
     tokens = KeyPairTokens(address, clock=lambda: now[0])
     first = tokens.token()
-    assert expiry_of(first) == 1_003_540
+    assert expiry_of(first) == 1_003_480
     now[0] += 3_000
     assert tokens.token() == first
     now[0] += 300
@@ -184,7 +185,8 @@ def _column(text: str, name: str, kind: str = "b", category: str = "U") -> Colum
         (_column("numeric(2,5)", "numeric"), "NUMBER(5,5)"),
         (_column("numeric(50,5)", "numeric"), "VARCHAR"),
         (_column("numeric", "numeric"), "VARCHAR"),
-        (_column("integer[]", "_int4", category="A"), "VARCHAR"),
+        (Column("c", "integer[]", "_int4", type_category="A", element="int4"), "VARIANT"),
+        (Column("c", "inet[]", "_inet", type_category="A", element="inet"), "VARCHAR"),
         (_column("mood", "mood", "e"), "VARCHAR"),
         (_column("interval", "interval"), "VARCHAR"),
         (_column("jsonb", "jsonb"), "VARIANT"),
@@ -192,6 +194,38 @@ def _column(text: str, name: str, kind: str = "b", category: str = "U") -> Colum
 )
 def test_types_are_carried_exactly_or_as_text(column: Column, type_: str):
     assert carried(column).type == type_
+
+
+@pytest.mark.parametrize(
+    ("element", "text", "json"),
+    [
+        ("int4", "{1,NULL,-3}", "[1,null,-3]"),
+        ("int4", "[2:3]={1,2}", "[1,2]"),
+        ("float8", "{1e+20,NaN,-Infinity,0.5}", '[1e+20,"NaN","-Infinity",0.5]'),
+        ("bool", "{t,f,NULL}", "[true,false,null]"),
+        ("text", '{a,NULL,"NULL","b,{c}","x\\"y\\\\z",""}', '["a",null,"NULL","b,{c}","x\\"y\\\\z",""]'),
+        ("text", "{{a,b},{c,d}}", '[["a","b"],["c","d"]]'),
+        ("text", '{"a\nb",é😀}', '["a\\nb","é😀"]'),
+        ("timestamptz", '{"2024-01-01 00:00:00+00"}', '["2024-01-01 00:00:00+00"]'),
+        ("int4", "{}", "[]"),
+        ("int4", None, None),
+    ],
+)
+def test_arrays_become_json(element: str, text: str | None, json: str | None):
+    how = carried(Column("c", f"{element}[]", f"_{element}", type_category="A", element=element))
+    assert how.landed is not None
+    assert duckdb.execute(f"SELECT {how.landed('c')} FROM (SELECT ?::VARCHAR AS c)", [text]).fetchall() == [(json,)]
+
+
+def test_spatial_values_go_as_their_own_type_when_asked():
+    rules = TypeRules(spatial="native")
+    column = _column("geometry", "geometry")
+    assert carried(column).type == "VARCHAR" and carried(column, rules=rules).type == "GEOMETRY"
+    how = carried(_column("geography", "geography"), rules=rules)
+    assert how.fits is not None
+    flat, high, bare = "0101000020E6100000", "01010000A0E6100000", "010100000000000000"
+    checks = ", ".join(how.fits(f"'{one}'") for one in (flat, high, bare))
+    assert duckdb.execute(f"SELECT {checks}").fetchall() == [(True, False, False)]
 
 
 def test_a_number_may_get_more_digits_and_nothing_else():

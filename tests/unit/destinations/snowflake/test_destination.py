@@ -234,3 +234,18 @@ def test_names_keep_their_case_when_asked(snowflake: SnowflakeServer):
     names = snowflake.sql.query("SELECT column_name FROM information_schema.columns WHERE table_name = 'Order Lines'")
     assert [name for (name,) in names] == ["Id", "My Name"]
     made.close()
+
+
+def test_tasks_and_clustering_are_as_asked(snowflake: SnowflakeServer):
+    made = destination_of(snowflake, merge_when="triggered", merge_seconds=30, cluster_targets="key", warehouse="WH")
+    made.open()
+    ready(made, ITEM, LOG)
+    statements = [
+        one for one in snowflake.sql.log if one.startswith(("CREATE OR REPLACE TASK", "CREATE OR REPLACE TABLE"))
+    ]
+    assert [' CLUSTER BY ("ID")' in one for one in statements if " TABLE " in one] == [True, False]
+    tasks = [one.partition(" AS\n")[0] for one in statements if " TASK " in one]
+    assert all("SCHEDULE" not in one and "TRIGGER_INTERVAL_IN_SECONDS = 30" in one for one in tasks)
+    apply(made, 10, events(ITEM, 10, [("u", None, "1", "a", "1.00")]))
+    assert texts(merged(snowflake)) == [("1", "a", "1.00")]
+    made.close()

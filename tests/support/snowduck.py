@@ -27,6 +27,7 @@ from tests.support.snowflake_sql import _TASK
 from tests.support.waiting import wait_for
 
 PACKAGES = ("snowduck[server]==0.3.0", "sqlglot[c]==30.18.0")
+_PROGRAM = str(Path(__file__).with_name("snowduck_server.py"))
 _HOP = {"host", "content-length", "connection", "transfer-encoding", "content-encoding", "date", "server"}
 
 
@@ -84,7 +85,7 @@ class Snowduck:
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         self._log = (home / "snowduck.log").open("wb")
         self._process = subprocess.Popen(
-            [str(environment()), "--port", str(port)],
+            [str(environment().with_name("python")), "-P", _PROGRAM, "--port", str(port)],
             stdout=self._log,
             stderr=self._log,
             env={**os.environ, "SNOWDUCK_STREAMING_HOSTNAME": f"127.0.0.1:{self._http.server_port}"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cdc_runner.destinations.snowflake import administration, state
+from cdc_runner.destinations.snowflake.objects import SERVERLESS
 from cdc_runner.destinations.snowflake.rows import Shape
 from cdc_runner.destinations.snowflake.session import Session
 from cdc_runner.destinations.snowflake.sql import literal
@@ -46,6 +47,7 @@ def check_snowflake(
             return
         _check_streaming(address, found)
         _check_rights(session, address, found)
+        _check_grants(session, address, found)
         _check_tables(session, syncs, schemas, found)
     except RosettaError as error:
         found.failure("checks", error)
@@ -120,6 +122,47 @@ def _check_rights(session: Session, address: SnowflakeAddress, found: Findings) 
             )
         else:
             found.ok("schema", f"schema {database}.{schema} can be used")
+
+
+def _check_grants(session: Session, address: SnowflakeAddress, found: Findings) -> None:
+    """Compare what is granted to the role with what it needs; what it has through other roles is not listed there."""
+    role = address.role or session.sql.run("SELECT CURRENT_ROLE()", "tell the role").value or ""
+    try:
+        given = session.sql.run(f"SHOW GRANTS TO ROLE {quote_identifier(role)}", "list what is granted to the role")
+        places = [given.columns.index(name) for name in ("PRIVILEGE", "GRANTED_ON", "NAME")]
+    except (RosettaError, ValueError):
+        found.warning("grants", f"what is granted to role {role} cannot be listed", f"SHOW GRANTS TO ROLE {role};")
+        return
+    granted = {tuple(str(row[place]).replace('"', "").upper() for place in places) for row in given.rows}
+    missing = [
+        (privilege, kind, name)
+        for privilege, kind, name in _needed(session, address)
+        if not {(one, kind, name.upper()) for one in (privilege, "OWNERSHIP")} & granted
+        and not (kind == "ACCOUNT" and any(one[:2] == (privilege, kind) for one in granted))
+    ]
+    if not missing:
+        found.ok("grants", f"role {role} has what it needs")
+        return
+    statements = " ".join(
+        f"GRANT {privilege} ON {kind}{'' if kind == 'ACCOUNT' else ' ' + name} TO ROLE {quote_identifier(role)};"
+        for privilege, kind, name in missing
+    )
+    found.warning("grants", f"role {role} is not granted {len(missing)} rights, unless through other roles", statements)
+
+
+def _needed(session: Session, address: SnowflakeAddress) -> list[tuple[str, str, str]]:
+    """Return privilege, kind of object and name of what the role needs."""
+    landing = address.landing_database or address.database, address.landing_schema or address.schema
+    targets = f"{address.database}.{session.naming.fold(address.schema)}"
+    needed = [("USAGE", "DATABASE", one) for one in sorted({address.database, landing[0]})]
+    needed += [("USAGE", "SCHEMA", one) for one in sorted({targets, ".".join(landing)})]
+    needed.append(("CREATE TABLE", "SCHEMA", targets))
+    needed += [(f"CREATE {one}", "SCHEMA", ".".join(landing)) for one in ("TABLE", "STREAM", "TASK", "PIPE")]
+    if address.warehouse:
+        needed.append(("USAGE", "WAREHOUSE", address.warehouse))
+    managed = address.merge_warehouse == SERVERLESS
+    needed.append(("EXECUTE MANAGED TASK" if managed else "EXECUTE TASK", "ACCOUNT", ""))
+    return list(dict.fromkeys(needed))
 
 
 def _check_tables(

@@ -31,6 +31,8 @@ class SnowflakeSql:
         self.resumed: set[str] = set()
         self.streams: set[str] = set()
         self.log: list[str] = []
+        self.grants: list[tuple[str, str, str]] = []
+        """Privilege, kind of object and name."""
         self.refuse: str | None = None
 
     def run(self, statement: str, bindings: Sequence[str | None] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -44,6 +46,10 @@ class SnowflakeSql:
                 return [], []
             if statement.startswith("SELECT CURRENT_VERSION()"):
                 return ["version", "role", "warehouse"], [("9.99.9", "ROSETTA", None)]
+            if statement == "SELECT CURRENT_ROLE()":
+                return ["role"], [("ROSETTA",)]
+            if statement.startswith("SHOW GRANTS TO ROLE"):
+                return ["created_on", "privilege", "granted_on", "name"], [("now", *one) for one in self.grants]
             if self._managed(statement):
                 return [], []
             return self._one(statement, bindings)

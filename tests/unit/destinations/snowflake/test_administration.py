@@ -42,6 +42,7 @@ def test_the_doctor_says_what_is_missing(snowflake: SnowflakeServer):
         "warehouse": "error",
         "streaming": "ok",
         "schema": "ok",
+        "grants": "warning",
         "target": "warning",
         "columns": "error",
         "numbers_as_text": "warning",
@@ -50,6 +51,18 @@ def test_the_doctor_says_what_is_missing(snowflake: SnowflakeServer):
     assert "SHA256:" in found.items[0].what
     missing = examined(address_of(snowflake, warehouse="WH", landing_schema="ELSEWHERE"), LOG)
     assert [one.level for one in missing.items if one.check == "schema"] == ["warning", "ok"]
+
+
+def test_the_doctor_lists_the_grants_that_are_missing(snowflake: SnowflakeServer):
+    snowflake.sql.query('CREATE SCHEMA "ANALYTICS"."SHOP"')
+    address = address_of(snowflake, warehouse="WH")
+    snowflake.sql.grants = [("USAGE", "DATABASE", "ANALYTICS"), ("OWNERSHIP", "SCHEMA", "ANALYTICS.SHOP")]
+    (said,) = [one for one in examined(address, ITEM).items if one.check == "grants"]
+    assert said.solution == (
+        'GRANT USAGE ON WAREHOUSE WH TO ROLE "ROSETTA"; GRANT EXECUTE TASK ON ACCOUNT TO ROLE "ROSETTA";'
+    )
+    snowflake.sql.grants += [("USAGE", "WAREHOUSE", '"WH"'), ("EXECUTE TASK", "ACCOUNT", "ACME")]
+    assert levels(examined(address, ITEM))["grants"] == "ok"
 
 
 def test_the_doctor_names_a_key_that_the_account_does_not_take(snowflake: SnowflakeServer):

@@ -54,7 +54,11 @@ class TableConfig(DestinationConfig):
         description="Column: hash, 'null', {truncate: NUMBER OF CHARACTERS} or {constant: TEXT}. The target never "
         "gets the value itself.",
     )
-    mode: str = Field(default="", description="mirror (default), or soft_delete: rows that are gone stay, marked.")
+    mode: str = Field(
+        default="",
+        description="mirror (default); soft_delete: rows that are gone stay, marked; history (Snowflake only): a "
+        "row for each change.",
+    )
     custom_sql: str = Field(default="", description="SELECT that shapes the rows.")
     tags: list[str] = Field(default=[], description="Smart tags.")
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -39,7 +40,7 @@ from cdc_runner.destinations.snowflake.channel import Channel, Patience
 from cdc_runner.destinations.snowflake.load import SnowflakeLoad
 from cdc_runner.destinations.snowflake.rows import RowWriter, Shape
 from cdc_runner.destinations.snowflake.session import Session
-from cdc_runner.destinations.snowflake.streaming import Pipe, StreamingService
+from cdc_runner.destinations.snowflake.streaming import Pipe, Rows, StreamingService
 from cdc_runner.destinations.snowflake.transport import Transport
 from cdc_runner.position import Position
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
@@ -161,6 +162,7 @@ def measure(address: SnowflakeAddress, rows: int, compression: str, *, budgets: 
     raw = packed = 0
     started, cpu = time.perf_counter(), time.process_time()
     for batch in batches:
+        assert not writer.misfits(shape, batch, channel.committed)  # as the destination looks first
         for request in writer.requests(shape, batch, channel.committed):
             raw, packed = raw + request.raw_bytes, packed + len(request.body)
             channel.send(request)
@@ -188,6 +190,13 @@ def measure_load(address: SnowflakeAddress, source: Database, rows: int, workers
     # The service that counts runs no statement, so nobody can have taken over.
     session.store.check_holder = lambda: None  # type: ignore[method-assign]
     copied: list[int] = []
+    sizes: list[int] = []
+    send = Channel.send
+
+    def counted(self: Channel, request: Rows) -> None:
+        sizes.append(request.raw_bytes)
+        send(self, request)
+
     settings = PipelineSettings(load_workers=workers)
     with SnapshotSlot(source.address(), f"bench_{secrets.token_hex(4)}", temporary=True) as snapshot:
         state = TableState(
@@ -204,7 +213,8 @@ def measure_load(address: SnowflakeAddress, source: Database, rows: int, workers
             lambda sync, count: copied.append(count),
         )
         started, cpu = time.perf_counter(), time.process_time()
-        load.run([TableLoad(state, chunks, resumed=False)])
+        with mock.patch.object(Channel, "send", counted):
+            load.run([TableLoad(state, chunks, resumed=False)])
         seconds, used = time.perf_counter() - started, time.process_time() - cpu
     session.close()
     assert sum(copied) == rows, (sum(copied), rows)
@@ -212,6 +222,7 @@ def measure_load(address: SnowflakeAddress, source: Database, rows: int, workers
         "workers": workers,
         "rows": rows,
         "rows_per_s": round(rows / seconds),
+        "mb_per_s": round(sum(sizes) / seconds / 1e6, 1),
         "cpu_s_per_million_rows": round(used / rows * 1e6, 2),
     }
 

@@ -6,7 +6,8 @@
                   converter of `text_converter`, and the writer of messages fails on anything else
     transactions  each event gets a block that says its place in the transaction, and each transaction an event at its
                   begin; the event at the end, which says it all, stays
-    names         the name of a table is parsed, and that of its topic is looked up, for each event
+    names         the name of a table is quoted and parsed, and that of its topic is looked up, for each event
+    settings      `include.unknown.datatypes`, which is on, is parsed for each value
     sizes         the size of each event in memory is estimated by a walk through its schema; here it is by its texts
 
 As in `text_converter` the methods are replaced in memory, before their classes are loaded; Debezium's version is
@@ -44,7 +45,7 @@ _ROW_BYTES = 1000
 """About what an event takes beside its values: records, offsets, the source block."""
 
 _CHANGES = (
-    # First: the neighbours of the others load it.
+    # These three first: the neighbours of the others load them.
     _Change(
         _STRUCT,
         "org.apache.kafka.connect.data.Field",
@@ -56,6 +57,26 @@ _CHANGES = (
             ),
             ("validate", "()V", "{}"),
         ),
+    ),
+    _Change(
+        "io.debezium.relational.TableId",
+        "io.debezium.relational.Column",
+        (
+            (
+                "toDoubleQuotedString",
+                "()Ljava/lang/String;",
+                """{
+                if (this.quoted == null) this.quoted = this.toQuotedString((char) 34);
+                return this.quoted;
+                }""",
+            ),
+        ),
+        ("private String quoted;",),
+    ),
+    _Change(
+        "io.debezium.connector.postgresql.PostgresConnectorConfig",
+        "io.debezium.connector.postgresql.UnchangedToastedReplicationMessageColumn",
+        (("includeUnknownDatatypes", "()Z", "{ return true; }"),),
     ),
     _Change(
         "io.debezium.pipeline.metrics.DefaultStreamingChangeEventSourceMetrics",

@@ -197,7 +197,8 @@ class Turn:
             ChunkRow(0, one.number, one.relation, one.filenode, one.from_page, one.to_page, False, 0)
             for one in self._cut(source, rows)
         ]
-        self._stored(lambda session: backfills.write_chunks(session, self._task, listed, total))
+        if not self._stored(lambda session: backfills.write_chunks(session, self._task, listed, total)):
+            raise Interrupted
         return self._stored(lambda session: backfills.chunks_of(session, self._task.id))
 
     def _cut(self, source: psycopg2.extensions.connection, rows: RowSource) -> list[LoadChunk]:

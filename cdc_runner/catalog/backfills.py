@@ -328,8 +328,11 @@ def chunks_of(session: Session, task_id: int) -> list[ChunkRow]:
     ]
 
 
-def write_chunks(session: Session, task: Task, chunks: Sequence[ChunkRow], total_rows: int) -> None:
-    """Replace the plan of a backfill; what was counted before is void."""
+def write_chunks(session: Session, task: Task, chunks: Sequence[ChunkRow], total_rows: int) -> bool:
+    """Replace the plan of a backfill; what was counted before is void. False when it is open no more."""
+    counts = {"chunks": len(chunks), "chunks_done": 0, "count_record": 0, "total_record": total_rows}
+    if not change(session, task.id, since_xid=None, passes=0, **counts):
+        return False
     session.execute(delete(BackfillChunk).where(BackfillChunk.backfill_id == task.id))
     session.add_all(
         BackfillChunk(
@@ -348,8 +351,7 @@ def write_chunks(session: Session, task: Task, chunks: Sequence[ChunkRow], total
         )
         for one in chunks
     )
-    counts = {"chunks": len(chunks), "chunks_done": 0, "count_record": 0, "total_record": total_rows}
-    change(session, task.id, since_xid=None, passes=0, **counts)
+    return True
 
 
 def finish_chunk(
@@ -363,7 +365,7 @@ def finish_chunk(
     )
     session.execute(
         update(QueueBackfill)
-        .where(QueueBackfill.id == task_id)
+        .where(QueueBackfill.id == task_id, QueueBackfill.status.in_(OPEN))
         .values(
             count_record=QueueBackfill.count_record + rows,
             changed_record=QueueBackfill.changed_record + changed,

@@ -120,11 +120,10 @@ def test_what_cannot_be_is_refused_with_a_reason(pipeline: PipelineHarness) -> N
     with pytest.raises(RosettaError, match="filter goes with"):
         backfills.start("public.item", filter="v = 1", mode="resync")
     # One that somebody wrote into the queue by hand is checked like any other.
+    assert pipeline.stop() == 0
     one = backfills.start("public.item", filter="v = 1")
-    backfills.cancel(one)
-    pipeline.config.execute(
-        "UPDATE queue_backfill_data SET status = 'PENDING', finished_at = NULL, filter_sql = %s WHERE id = %s",
-        ("v = 1); SELECT pg_sleep(1", one),
-    )
+    evil = ("v = 1); SELECT pg_sleep(1", one)
+    pipeline.config.execute("UPDATE queue_backfill_data SET filter_sql = %s WHERE id = %s", evil)
+    pipeline.start()
     failed = backfills.wait(one, "FAILED")
     assert "filter" in failed["error"]

@@ -176,6 +176,9 @@ def _forget_dead_letters(pipeline: Pipeline, result: Removal) -> None:
 
 def forget_at_destination(name: str, destination: Destination, keyring: Keyring | None, result: Removal) -> None:
     """Remove a pipeline's positions from a destination, as a new pipeline of the same name would go on from them."""
+    # It stands on the encoder of rows, which the control plane's code server does without.
+    from cdc_runner.destinations.postgres.journal import drop_journals
+
     result.kept.append(f"target tables in destination {destination.name}")
     if destination.type == "snowflake":
         _forget_at_snowflake(name, destination, keyring, result)
@@ -184,6 +187,8 @@ def forget_at_destination(name: str, destination: Destination, keyring: Keyring 
         address = destination_address(destination, keyring or Keyring.from_environment())
         connection = connect(address, application_name="rosetta remove", side="destination")
         try:
+            with connection:
+                drop_journals(connection, name)
             forget_pipeline(connection, name)
         finally:
             connection.close()

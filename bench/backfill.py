@@ -144,7 +144,7 @@ class _Writer(threading.Thread):
                     f"DELETE FROM orders WHERE id BETWEEN {some + 12} AND {some + 14};"
                     f"INSERT INTO orders SELECT i, 1, 2, 'new', now() FROM generate_series({self._next}, "
                     f"{self._next + 2}) i;"
-                    f"UPDATE orders SET id = id + {10**9 + self._next} WHERE id BETWEEN {some + 15} AND {some + 16}"
+                    f"UPDATE orders SET id = id + {10**10 * self._next} WHERE id BETWEEN {some + 15} AND {some + 16}"
                 )
                 self._next += 3
                 self.changes += 20

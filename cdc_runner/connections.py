@@ -32,8 +32,19 @@ SESSION_SETTINGS: dict[str, str] = {
     "bytea_output": "hex",
     "client_encoding": "UTF8",
     "lc_monetary": "C",
+    "array_nulls": "on",
+    "xmloption": "content",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "default_transaction_isolation": "read committed",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
 }
-"""Session settings under which the text form of every value is exact and the same on both sides."""
+"""Session settings under which the text form of every value is exact and the same on both sides, without time limits.
+
+A database or a role may have others: with `array_nulls` off a NULL in an array of text would become the text `NULL`.
+"""
 
 _KEEPALIVE: dict[str, Any] = {
     "keepalives": 1,

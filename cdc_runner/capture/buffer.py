@@ -46,11 +46,15 @@ class Payload:
         """
         if self._data is None:
             return
+        name = None
         try:
             handle, name = tempfile.mkstemp(dir=directory, suffix=".part")
             with os.fdopen(handle, "wb") as file:
                 file.write(self._data)
         except OSError as error:
+            if name is not None:
+                # What was written takes the room that others need.
+                Path(name).unlink(missing_ok=True)
             raise RosettaError(
                 ErrorKind.SPILL_FAILED, f"cannot spill a large transaction to {directory}: {error.strerror}"
             ) from error

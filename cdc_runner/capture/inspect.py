@@ -53,7 +53,7 @@ ORDER BY a.attrelid, a.attnum
 """
 
 _KEYS = """
-SELECT i.indrelid, i.indisprimary, i.indisreplident,
+SELECT i.indrelid, i.indisprimary, i.indisreplident, i.indimmediate,
        (SELECT array_agg(a.attname::text ORDER BY k.ordinality)
         FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, ordinality)
         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -136,8 +136,10 @@ def read_tables(
             columns[row[0]].append(_column(row))
         cursor.execute(_KEYS, oids)
         keys: dict[int, dict[str, tuple[str, ...]]] = {oid: {} for oid in found}
-        for oid, primary, identity_index, names in cursor.fetchall():
-            if primary:
+        for oid, primary, identity_index, immediate, names in cursor.fetchall():
+            # A deferrable key identifies no row: PostgreSQL takes none as replica identity, and its values may change
+            # places between rows within a statement.
+            if primary and immediate:
                 keys[oid]["primary"] = tuple(names)
             if identity_index:
                 keys[oid]["identity"] = tuple(names)
@@ -222,7 +224,7 @@ def unsafe_identity(schema: TableSchema) -> str | None:
     if schema.replica_identity is ReplicaIdentity.NOTHING:
         return f"REPLICA IDENTITY NOTHING: {_CONSEQUENCE}"
     if schema.replica_identity is ReplicaIdentity.DEFAULT and not schema.primary_key:
-        return f"no primary key and no replica identity: {_CONSEQUENCE}"
+        return f"no primary key (a deferrable one does not count) and no replica identity: {_CONSEQUENCE}"
     if schema.replica_identity is ReplicaIdentity.INDEX and not schema.key:
         return f"its replica identity index was dropped: {_CONSEQUENCE}"
     return None

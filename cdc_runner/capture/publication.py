@@ -108,10 +108,8 @@ def ensure_publication(
 ) -> set[TableId]:
     """Make the publication hold the given tables, and return those that were added now.
 
-    An existing publication keeps the tables that it has beyond these. FOR ALL TABLES publications are left as they are.
-
-    Raises:
-        RosettaError: PUBLICATION_DRIFT when an existing one does not publish every operation.
+    An existing publication keeps the tables that it has beyond these, and what it leaves out of them
+    (`publication_drift` tells). FOR ALL TABLES publications are left as they are.
     """
     wanted = {schema.table for schema in tables}
     with connection, connection.cursor() as cursor:
@@ -119,22 +117,12 @@ def ensure_publication(
         # Two first starts of pipelines on one server must not race for the publication.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"rosetta publication {publication}",))
         name = quote_identifier(publication)
-        cursor.execute(
-            "SELECT puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate "
-            "FROM pg_publication WHERE pubname = %s",
-            (publication,),
-        )
+        cursor.execute("SELECT puballtables FROM pg_publication WHERE pubname = %s", (publication,))
         row = cursor.fetchone()
         if row is None:
             members = f" FOR TABLE {_members(wanted)}" if wanted else ""
             cursor.execute(f"CREATE PUBLICATION {name}{members} WITH (publish = '{', '.join(OPERATIONS)}'{root})")
             return wanted
-        if not row[1]:
-            raise RosettaError(
-                ErrorKind.PUBLICATION_DRIFT,
-                f"publication {publication} does not publish insert, update, delete and truncate: "
-                f"run ALTER PUBLICATION {name} SET (publish = '{', '.join(OPERATIONS)}')",
-            )
         present = published_tables(connection, publication) or set()
         missing = wanted - present
         if missing and not row[0]:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from cdc_runner.catalog import notifications, schema_diff
 from cdc_runner.catalog.models import (
+    CaptureOffset,
     Pipeline,
     PipelineDestination,
     PipelineMetadata,
@@ -55,6 +56,35 @@ def report_state(session: Session, pipeline_id: int, status: State, error: str |
         insert(PipelineMetadata)
         .values(pipeline_id=pipeline_id, **values)
         .on_conflict_do_update(index_elements=[PipelineMetadata.pipeline_id], set_=changes)
+    )
+
+
+_IDENTITY_KEY = "source_identity"
+
+
+def source_identity(session: Session, pipeline_id: int) -> str | None:
+    """Return to which server and timeline the positions of a pipeline belong; None before its first start."""
+    return session.scalar(
+        select(CaptureOffset.offset_value).where(
+            CaptureOffset.pipeline_id == pipeline_id, CaptureOffset.offset_key == _IDENTITY_KEY
+        )
+    )
+
+
+def report_source_identity(session: Session, pipeline_id: int, identity: str) -> None:
+    """Store to which server and timeline the positions of a pipeline belong.
+
+    Raises:
+        RosettaError: NOT_FOUND, the pipeline was removed.
+    """
+    _require_pipeline(session, pipeline_id)
+    session.execute(
+        insert(CaptureOffset)
+        .values(pipeline_id=pipeline_id, offset_key=_IDENTITY_KEY, offset_value=identity)
+        .on_conflict_do_update(
+            index_elements=[CaptureOffset.pipeline_id, CaptureOffset.offset_key],
+            set_={"offset_value": identity, "updated_at": func.now()},
+        )
     )
 
 

@@ -246,10 +246,19 @@ def _published(
             if listed is not None and column.name not in listed and not column.generated
         ]
         if left_out:
-            found.warning(
+            found.error(
                 "publication",
-                f"publication {spec.publication} leaves out its columns {names(left_out)}; they are not replicated",
-                "Publish the table without a column list, if they are wanted.",
+                f"publication {spec.publication} leaves out its columns {names(left_out)}",
+                "Publish the table without a column list; `columns` of a table's sync chooses what the target holds.",
+                f"table {schema.table}",
+            )
+        if connection.server_version >= 180000 and any(
+            column.generated and column.name in (listed or ()) for column in schema.columns
+        ):
+            found.error(
+                "publication",
+                f"publication {spec.publication} sends its generated columns",
+                "Publish the table without a column list, with publish_generated_columns = none.",
                 f"table {schema.table}",
             )
     return set(rows)

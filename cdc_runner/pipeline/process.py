@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from cdc_runner.destinations.registry import destination_type
 from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.dead_letters import letter_queue
+from cdc_runner.pipeline.history import check_history
 from cdc_runner.pipeline.parking import parking_lot
 from cdc_runner.pipeline.prepare import Attached, Progress, prepare, wait_for_slot
 from cdc_runner.pipeline.report import Reporter
@@ -252,8 +253,11 @@ class PipelineRun:
             )
         attached, left = self._attach(tables)
         floors = [one.position for one in left if one.position is not None]
+        held = [one for one in (each.durable() for each in attached) if one is not None]
+        check_history(self._catalog, self._spec, [*held, *floors])
         published = {sync.source for each in attached for sync in each.syncs}
-        self._load_unpublished_again(attached, self._source.unpublished(published))
+        self._refuse_drift(attached, self._source.drift([tables.usable[table] for table in sorted(published)]))
+        self._load_again(attached, self._source.unpublished(published))
         self._source.publish([tables.usable[table] for table in sorted(published)])
         self._report_tables(attached, tables)
         progress = Progress(self._reporter.table)
@@ -283,12 +287,25 @@ class PipelineRun:
             for one in [*(each.destination for each in attached), *(each.destination for each in left)]:
                 one.close()
 
-    def _load_unpublished_again(self, attached: Sequence[Attached], unpublished: set[TableId]) -> None:
-        """Load tables again that somebody took out of the publication: changes of theirs are missing in the stream."""
+    def _refuse_drift(self, attached: Sequence[Attached], drift: Mapping[TableId, str]) -> None:
+        """Stop when the publication leaves something out of the tables; they are loaded again once it does not.
+
+        Raises:
+            RosettaError: PUBLICATION_DRIFT, naming what is left out.
+        """
+        if not drift:
+            return
+        self._load_again(attached, set(drift))
+        reasons = sorted(set(drift.values()))
+        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        raise RosettaError(ErrorKind.PUBLICATION_DRIFT, "; ".join(reasons[:5]) + more)
+
+    def _load_again(self, attached: Sequence[Attached], lost: set[TableId]) -> None:
+        """Load tables again of which the publication left something out: those changes are not in the stream."""
         for each in attached:
             ready = {one.sync.target for one in each.destination.table_states() if one.ready}
             for sync in each.syncs:
-                if sync.source in unpublished and sync.target in ready:
+                if sync.source in lost and sync.target in ready:
                     log.warning("pipeline.unpublished", pipeline=self._spec.name, table=str(sync.source))
                     each.destination.load_again(sync.target)
 

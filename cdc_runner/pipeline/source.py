@@ -18,6 +18,7 @@ from cdc_runner.capture.publication import (
     published_tables,
     read_slot,
 )
+from cdc_runner.capture.publication_drift import publication_drift
 from cdc_runner.capture.readable import unreadable_columns
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.base import target_of
@@ -111,6 +112,14 @@ class SourceSession:
             self.close()
             raise classify(error, "source") from error
         return set(tables) - (present or set())
+
+    def drift(self, tables: Sequence[TableSchema]) -> dict[TableId, str]:
+        """Return what the publication leaves out of the tables that it sends (see `publication_drift`)."""
+        try:
+            return publication_drift(self.connection(), self.spec.publication, tables)
+        except psycopg2.Error as error:
+            self.close()
+            raise classify(error, "source") from error
 
     def publish(self, tables: Sequence[TableSchema]) -> None:
         """Make the publication hold the tables."""

@@ -293,7 +293,8 @@ class StreamRun:
         if new:
             log.info("watch.new_tables", pipeline=self._spec.name, tables=sorted(str(table) for table in new))
             self._restart.set()
-        lost = session.unpublished({sync.source for each in self._attached for sync in each.syncs} & set(found.usable))
+        streamed = {sync.source for each in self._attached for sync in each.syncs} & set(found.usable)
+        lost = session.unpublished(streamed) | set(session.drift([found.usable[table] for table in sorted(streamed)]))
         if lost:
             # The new start loads them again: what happened to them meanwhile is not in the stream.
             log.warning("watch.unpublished", pipeline=self._spec.name, tables=sorted(str(table) for table in lost))

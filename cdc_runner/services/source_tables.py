@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from cdc_runner.capture.inspect import matches, read_tables, unsafe_identity
 from cdc_runner.capture.publication import drop_publication, ensure_publication, published_tables
+from cdc_runner.capture.publication_drift import publication_drift
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.file_format import covers, split_table
 from cdc_runner.catalog.models import Source
@@ -186,6 +187,10 @@ def create_publication(
             table, why = next(iter(exact.items()))
             raise RosettaError(ErrorKind.SOURCE_TABLE_UNSUPPORTED, f"{table}: {why}")
         usable = [one for one in schemas if str(one.table) not in unsafe]
+        drift = publication_drift(connection, source.publication_name, usable)
+        connection.rollback()
+        if drift:
+            raise RosettaError(ErrorKind.PUBLICATION_DRIFT, next(iter(drift.values())))
         added = ensure_publication(connection, source.publication_name, usable)
     return {
         "publication": source.publication_name,

@@ -87,7 +87,8 @@ class DebeziumStream:
         row_writer.install()
         self._writer = RowWriter(marker, stamped=settings.stamped)
         properties = engine_properties(source, tables, marker, heap_megabytes) | source_block.properties()
-        self._engine = _build(properties, self._receive, self._completed)
+        self._engine = _build(properties, self._take_over, self._completed)
+        self._failure: RosettaError | None = None
         self._outcome = "the engine ended without a reason"
         self._thread = threading.Thread(target=self._run, name="debezium", daemon=True)
         self._thread.start()
@@ -101,14 +102,23 @@ class DebeziumStream:
             self._outcome = _reason(error)
         if not self._stopping:
             # `run` returns normally even when the connector could not start: nobody asked for it, so it is a failure.
-            self._buffer.fail(RosettaError(ErrorKind.CAPTURE_FAILED, f"Debezium stopped: {self._outcome}"))
+            stopped = RosettaError(ErrorKind.CAPTURE_FAILED, f"Debezium stopped: {self._outcome}")
+            self._buffer.fail(self._failure or stopped)
 
     def _completed(self, success: bool, message: str | None, error: Any) -> None:
         if not success:
             self._outcome = _reason(error) if error is not None else (message or "no reason given")
 
-    def _receive(self, records: Any, committer: Any) -> None:
+    def _take_over(self, records: Any, committer: Any) -> None:
         """Take over one batch of the engine (its thread, inside Java's `handleBatch`)."""
+        try:
+            self._receive(records, committer)
+        except RosettaError as error:
+            # Java ends the engine with an exception of its own, which does not tell the reason.
+            self._failure = error
+            raise
+
+    def _receive(self, records: Any, committer: Any) -> None:
         self._open.wait()
         if self._stopping:
             return

@@ -6,13 +6,13 @@ import os
 import select
 import threading
 import time
-from dataclasses import dataclass
 
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 import structlog
 
+from cdc_runner.capture.identity import ServerIdentity
 from cdc_runner.capture.pgoutput import messages
 from cdc_runner.capture.pgoutput.libpq import CopyBoth
 from cdc_runner.connections import classify, connect
@@ -34,14 +34,6 @@ _GATHER_SECONDS = 0.002
 
 MAX_MESSAGES = 4000
 MAX_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ServerIdentity:
-    """Which server and which history of it a connection reaches."""
-
-    system: str
-    timeline: int
 
 
 def stream_options(source: SourceSpec, server_version: int, origin: str) -> dict[str, str]:

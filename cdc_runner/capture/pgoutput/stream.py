@@ -16,7 +16,8 @@ import structlog
 from cdc_runner.capture.assemble import BatchSettings, Decode, assemble
 from cdc_runner.capture.base import ChangeBatch, TableVersion
 from cdc_runner.capture.buffer import Part, PartBuffer
-from cdc_runner.capture.pgoutput.link import Link, ServerIdentity
+from cdc_runner.capture.identity import ServerIdentity
+from cdc_runner.capture.pgoutput.link import Link
 from cdc_runner.capture.pgoutput.relations import Relations
 from cdc_runner.capture.pgoutput.transactions import TransactionReader
 from cdc_runner.capture.registry import SchemaRegistry

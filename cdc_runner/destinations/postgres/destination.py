@@ -12,6 +12,7 @@ import psycopg2.errors
 import psycopg2.extensions
 import structlog
 
+from cdc_runner.capture.inspect import read_tables
 from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.connections import classify
 from cdc_runner.destinations.base import Applied, ApplyMode, TableLoad
@@ -293,6 +294,7 @@ class PostgresDestination(PostgresSession):
             raise RosettaError(ErrorKind.DESTINATION_SCHEMA, f"target {sync.target} was never prepared")
         if known.schema == schema and known.source_schema == source:
             return None
+        self._refuse_hidden(sync, known.captured_schema, source or schema)
         changes = diff(known.schema, schema)
         policy = self._settings.schema_policy
         if changes and policy == "pause":
@@ -305,3 +307,27 @@ class PostgresDestination(PostgresSession):
             self._alter(cursor, sync.target, changes, schema)
         self.remember(cursor, replace(known, schema=schema, source_schema=source))
         return (sync, known.schema, schema, changes) if changes else None
+
+    def _refuse_hidden(self, sync: ResolvedSync, known: TableSchema, now: TableSchema) -> None:
+        """Tell a column that the publication hides from one that was dropped: the source still has it.
+
+        Raises:
+            RosettaError: PUBLICATION_DRIFT, naming the columns.
+        """
+        numbers = {column.number for column in now.columns}
+        gone = {column.number for column in known.stream_columns if column.number} - numbers
+        if not gone or not known.oid or known.oid != now.oid:
+            return
+        try:
+            present = next(iter(read_tables(self._source(), tables=[sync.source])), None)
+        except psycopg2.Error as error:
+            raise classify(error, "source") from error
+        if present is None or present.oid != known.oid:
+            return
+        names = [column.name for column in present.stream_columns if column.number in gone]
+        if names:
+            raise RosettaError(
+                ErrorKind.PUBLICATION_DRIFT,
+                f"the publication was given a list of columns that leaves out {', '.join(names)} of {sync.source}: "
+                "publish the table without a list, then run `rosetta pipeline refresh`",
+            )

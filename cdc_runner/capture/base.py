@@ -44,10 +44,15 @@ UPDATES = b"updates"
 
 @dataclass(frozen=True, slots=True)
 class TableVersion:
-    """A table's schema from some point of the stream on; `number` rises with each change of the table."""
+    """A table's schema from some point of the stream on; `number` rises with each change of the table.
+
+    `key_guessed` says that the stream does not tell what identifies rows, and the catalog shows something else than
+    before: events up to then have the old rows of another key, or none, and cannot be applied by the new one.
+    """
 
     schema: TableSchema
     number: int
+    key_guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cdc_runner.capture.alignment import StreamColumn, align, is_ahead, is_older_table
 from cdc_runner.capture.base import TableVersion
-from cdc_runner.schema import Column, TableId, TableSchema
+from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 
-__all__ = ["SchemaRegistry", "StreamColumn", "merge"]
+__all__ = ["SchemaRegistry", "StreamColumn", "StreamIdentity", "merge"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamIdentity:
+    """What identifies the rows of a table, as the change stream tells.
+
+    Attributes:
+        kind: its replica identity.
+        key: the columns of the key or index, in the order of the table.
+    """
+
+    kind: ReplicaIdentity
+    key: tuple[str, ...]
 
 
 class SchemaRegistry:
@@ -31,12 +44,15 @@ class SchemaRegistry:
         """The version of a table that the stream reached last."""
         return self._versions.get(table)
 
-    def resolve(self, table: TableId, columns: Sequence[StreamColumn] | None) -> TableVersion:
+    def resolve(
+        self, table: TableId, columns: Sequence[StreamColumn] | None, identity: StreamIdentity | None = None
+    ) -> TableVersion:
         """Return the version that a newly described table has; a new number when it differs from the last one.
 
         Args:
             table: identity at the source.
             columns: as the stream describes them now; None when the stream says nothing of them (a truncate).
+            identity: of its rows, where the stream tells it.
         """
         before = self._versions.get(table)
         if columns is None and before is not None:
@@ -47,9 +63,14 @@ class SchemaRegistry:
         else:
             described = list(columns)
         schema = merge(table, described, before.schema if before else None, catalog)
+        guessed = False
+        if identity is not None:
+            schema = _identified(schema, identity, before.schema if before else None)
+        elif before is not None and before.schema.oid == schema.oid:
+            guessed = _identity(before.schema) != _identity(schema)
         if before is not None and before.schema == schema:
             return before
-        version = TableVersion(schema, before.number + 1 if before else 1)
+        version = TableVersion(schema, before.number + 1 if before else 1, guessed)
         self._versions[table] = version
         return version
 
@@ -90,6 +111,28 @@ def merge(
             break
     key, primary_key = (_rename(known, columns, names) for names in (known.key, known.primary_key))
     return replace(known, table=table, columns=tuple(columns), key=key, primary_key=primary_key)
+
+
+def _identity(schema: TableSchema) -> frozenset[int | str]:
+    """Return the columns that identify rows, by number, so that a rename is no other identity."""
+    return frozenset(schema.column(name).number or name for name in schema.key)
+
+
+def _identified(schema: TableSchema, identity: StreamIdentity, before: TableSchema | None) -> TableSchema:
+    """Return a schema with the key that rows have in the stream at this point; the catalog may be ahead of it."""
+    if identity.kind is ReplicaIdentity.FULL:
+        # Whole rows identify always, a key of the catalog only if it was there already.
+        if before is not None and before.oid == schema.oid and not before.key and schema.key:
+            return replace(schema, key=(), primary_key=(), replica_identity=identity.kind)
+        return (
+            schema
+            if schema.key or schema.replica_identity is identity.kind
+            else replace(schema, replica_identity=identity.kind)
+        )
+    if identity.kind is ReplicaIdentity.NOTHING or set(identity.key) == set(schema.key):
+        return schema
+    primary = identity.key if identity.kind is ReplicaIdentity.DEFAULT else schema.primary_key
+    return replace(schema, key=identity.key, primary_key=primary, replica_identity=identity.kind)
 
 
 def _rename(base: TableSchema, columns: Sequence[Column], key: Sequence[str]) -> tuple[str, ...]:

@@ -243,6 +243,7 @@ class Applier:
         mode = self._first_mode()
         attempt = 0
         failing_since: float | None = None
+        refused: str | None = None
         while True:
             try:
                 if failing_since is not None:
@@ -252,6 +253,10 @@ class Applier:
                 return
             except RosettaError as error:
                 failing_since = failing_since or time.monotonic()
+                if error.kind is ErrorKind.DESTINATION_ROW_REJECTED:
+                    refused = error.message
+                elif error.kind is ErrorKind.DEAD_LETTER_UNAVAILABLE and refused is not None:
+                    error = RosettaError(error.kind, f"{refused}; and {error.message}")
                 next_mode = self._next_mode(mode, error, tried)
                 if next_mode is not None:
                     mode = next_mode

@@ -32,11 +32,15 @@ class Relation:
         number: by which messages of rows name it, as bytes.
         table: schema and name; of a leaf partition the root's when the publication says so.
         columns: name and type number of each column of its tuples.
+        identity: what identifies its rows now (`pg_class.relreplident`).
+        key: the columns that do; all of them where whole rows do.
     """
 
     number: bytes
     table: TableId
     columns: tuple[tuple[str, int], ...]
+    identity: str
+    key: tuple[str, ...]
 
 
 def parse_begin(message: bytes) -> tuple[int, int]:
@@ -66,15 +70,19 @@ def parse_relation(message: bytes, place: int) -> Relation:
     number = message[place : place + 4]
     schema, place = _string(message, place + 4)
     name, place = _string(message, place)
+    identity = chr(message[place])
     (count,) = struct.unpack_from(">h", message, place + 1)
     place += 3
-    columns = []
+    columns, key = [], []
     for _ in range(count):
+        part_of_key = message[place] & 1
         column, place = _string(message, place + 1)
         type_number, _ = _COLUMN(message, place)
         place += 8
         columns.append((column, type_number))
-    return Relation(number, TableId(schema or "pg_catalog", name), tuple(columns))
+        if part_of_key:
+            key.append(column)
+    return Relation(number, TableId(schema or "pg_catalog", name), tuple(columns), identity, tuple(key))
 
 
 def parse_type(message: bytes, place: int) -> tuple[int, str]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from cdc_runner.capture.base import TableVersion
 from cdc_runner.capture.pgoutput.messages import Relation
-from cdc_runner.capture.registry import SchemaRegistry, StreamColumn
+from cdc_runner.capture.registry import SchemaRegistry, StreamColumn, StreamIdentity
 from cdc_runner.capture.rows.columns import Layout
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.schema import TableId
+from cdc_runner.schema import ReplicaIdentity, TableId
 
 TypeNames = Callable[[Iterable[int]], dict[int, str]]
 """Reads names of types by number from the source's catalog; those that are gone are absent."""
@@ -74,7 +74,8 @@ class Relations:
         described = [
             StreamColumn(name, self._types.get(number, self._told.get(number))) for name, number in relation.columns
         ]
-        version = self._registry.resolve(relation.table, described)
+        identity = StreamIdentity(ReplicaIdentity(relation.identity), relation.key)
+        version = self._registry.resolve(relation.table, described, identity)
         try:
             layout = Layout.of(version.schema, [name for name, _ in relation.columns])
         except ValueError as error:

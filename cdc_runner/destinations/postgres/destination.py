@@ -15,7 +15,7 @@ import structlog
 from cdc_runner.capture.inspect import read_tables
 from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.connections import classify
-from cdc_runner.destinations.base import Applied, ApplyMode, TableLoad
+from cdc_runner.destinations.base import Applied, ApplyMode, ReloadNeeded, TableLoad
 from cdc_runner.destinations.letters import LetterSink
 from cdc_runner.destinations.postgres import ddl, state, types
 from cdc_runner.destinations.postgres.isolate import IsolatingWriter
@@ -296,6 +296,8 @@ class PostgresDestination(PostgresSession):
             return None
         self._refuse_hidden(sync, known.captured_schema, source or schema)
         changes = diff(known.schema, schema)
+        if change.version.key_guessed:
+            raise ReloadNeeded(sync.target, "what identifies its rows changed, and the stream does not tell where")
         policy = self._settings.schema_policy
         if changes and policy == "pause":
             texts = "; ".join(change.text for change in changes)

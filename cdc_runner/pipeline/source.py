@@ -87,6 +87,8 @@ class SourceSession:
         if not schema.stream_columns:
             return "it has no columns that the change stream carries"
         if self.spec.capture_engine == "debezium":
+            if '"' in schema.table.schema + schema.table.name:
+                return "its name has a double quote, which Debezium refuses"
             folded: dict[str, str] = {}
             for name in schema.stream_names:
                 if name.lower() in folded:

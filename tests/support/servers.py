@@ -16,7 +16,7 @@ import secrets
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,9 @@ def remove_left_homes() -> None:
     for home in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         match = re.fullmatch(rf"{_PREFIX}(\d+)-.*", home.name)
         if match and home.stat().st_uid == os.geteuid() and not psutil.pid_exists(int(match.group(1))):
-            EmbeddedStack(home).remove()
+            # Another session may be removing it, too.
+            with suppress(FileNotFoundError):
+                EmbeddedStack(home).remove()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from cdc_runner.capture.debezium import convert
@@ -69,5 +68,11 @@ def engine_properties(
 
 
 def _exactly(table: TableId) -> str:
-    """Return a regular expression for one table; commas separate expressions, so one in a name becomes a dot."""
-    return re.escape(f"{table.schema}.{table.name}").replace(",", ".").replace("\\,", ".")
+    """Return a regular expression for one table.
+
+    Debezium parts the list at commas and trims each part, so that a name's blanks and signs stand as their code points.
+    """
+    return "".join(
+        character if character.isascii() and character.isalnum() else f"\\x{{{ord(character):x}}}"
+        for character in f"{table.schema}.{table.name}"
+    )

@@ -13,6 +13,7 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.both_engines, pytest.mark.timeout(600)]
 
 LONG = "😀" * 15
+QUOTED = '"" "'
 ODD_NAMES = (
     LONG + "abc",
     LONG + "abd",
@@ -20,7 +21,7 @@ ODD_NAMES = (
     "{0} {x} :y ?",
     "a\nb\tc\\d",
     "'; DROP TABLE plain; --",
-    '"" "',
+    QUOTED,
     " leading and trailing ",
     "$$ /* */ --",
 )
@@ -117,7 +118,7 @@ STEPS = [
     "UPDATE covering SET id = 5; UPDATE covering SET w = 'x', v = 'y'",
     "TRUNCATE shop RESTART IDENTITY CASCADE; INSERT INTO shop VALUES (7); INSERT INTO sale (shop, v) VALUES (7, 'new')",
     "INSERT INTO sale (shop, v) VALUES (7, 'gone'); TRUNCATE sale; INSERT INTO sale (id, shop, v) VALUES (9, 7, 'after')",
-    "INSERT INTO large SELECT 1, 0, decode(repeat('00ff5c27', 5 << 20), 'hex'), repeat('é', 1 << 19)",
+    "INSERT INTO large SELECT 1, 0, decode(repeat('00ff5c27', BYTES / 4), 'hex'), repeat('é', 1 << 19)",
     "UPDATE large SET v = 1; UPDATE large SET id = 2",
     "ALTER TABLE renamed RENAME TO was_renamed; CREATE TABLE renamed (id int PRIMARY KEY, v text, w int); "
     "INSERT INTO renamed VALUES (1, 'new', 1); INSERT INTO was_renamed VALUES (2, 'follows')",
@@ -137,19 +138,20 @@ def test_odd_tables_end_equal(pipeline: PipelineHarness) -> None:
     _write_names(pipeline, 2)
     for step in STEPS:
         with closing(source.connect()) as connection, connection.cursor() as cursor:
-            # One string is one transaction.
-            cursor.execute(step)
+            # One string is one transaction. Debezium holds a large value several times in its heap.
+            cursor.execute(step.replace("BYTES", str(20 << 20) if pipeline.engine == "pgoutput" else str(4 << 20)))
         try:
             # Names of dropped or renamed tables are looked up within seconds.
             wait_for(lambda: not pipeline.differences(tables=_compared(pipeline)), 90, f"the target after: {step}")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{pipeline.log_text()[-3000:]}") from error
     excluded = pipeline.config.execute(
-        "SELECT source_table FROM pipelines_destination_table_sync WHERE load_state = 'EXCLUDED'"
+        "SELECT source_schema, source_table FROM pipelines_destination_table_sync WHERE load_state = 'EXCLUDED'"
     )
-    assert excluded == [("no_columns",)]
+    quoted = [(QUOTED, QUOTED), (QUOTED, "same")] if pipeline.engine == "debezium" else []
+    assert sorted(excluded) == sorted([("public", "no_columns"), *quoted])
     compared = {table.name for table in _compared(pipeline)}
-    assert {*ODD_NAMES, "rosetta_load", "was_renamed", "child", "large"} <= compared
+    assert {*ODD_NAMES, "rosetta_load", "was_renamed", "child", "large"} - {row[0] for row in quoted} <= compared
     assert "no_log" not in compared
 
 
@@ -158,4 +160,5 @@ def _compared(pipeline: PipelineHarness) -> dict[TableId, TableId]:
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' "
         "AND relpersistence = 'p' AND relname <> 'no_columns' AND nspname NOT IN ('pg_catalog', 'information_schema')"
     )
-    return {TableId(*row): TableId(*row) for row in rows}
+    refused = QUOTED if pipeline.engine == "debezium" else None
+    return {TableId(*row): TableId(*row) for row in rows if row[0] != refused}

@@ -27,7 +27,7 @@ from cdc_runner.catalog import backfills
 from cdc_runner.catalog.backfills import ChunkRow, Task
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.connections import classify, connect
-from cdc_runner.destinations.base import LoadChunk
+from cdc_runner.destinations.base import LoadChunk, TableState
 from cdc_runner.destinations.chunks import TableRewrittenError, plan_chunks
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.spec import ResolvedSync
@@ -118,7 +118,8 @@ class Turn:
         try:
             last = window.take_reader()
             with window.reading(last):
-                if read_tables(last, tables=[self._task.source]) != [rows.present]:
+                # From here on the watch tells of changes; those before it must not have been missed.
+                if read_tables(last, tables=[self._task.source]) != [rows.present] or self._known() != rows.known:
                     raise WindowVoid("the table's schema has changed")
             if self._task.since_xid is None:
                 xid = window.oldest_xid
@@ -178,15 +179,18 @@ class Turn:
     # -- the plan ----------------------------------------------------------------------------------------------
 
     def _rows(self, source: psycopg2.extensions.connection) -> RowSource:
-        known = next(
-            (one for one in self._side.destination.table_states() if one.sync.target == self._task.target), None
-        )
+        known = self._known()
         present = read_tables(source, tables=[self._task.source])
         if known is None or not known.ready or not present:
             raise RosettaError(
                 ErrorKind.NOT_FOUND, f"table {self._task.source} has no loaded target {self._task.target} any more"
             )
         return RowSource.of(self._sync, known, present[0], self._side.destination.map_schema, self._task.filter_sql)
+
+    def _known(self) -> TableState | None:
+        """Return what the destination remembers of the target now."""
+        states = self._side.destination.table_states()
+        return next((one for one in states if one.sync.target == self._task.target), None)
 
     def _chunks(self, source: psycopg2.extensions.connection, rows: RowSource) -> list[ChunkRow]:
         chunks = self._stored(lambda session: backfills.chunks_of(session, self._task.id))

@@ -119,16 +119,18 @@ class BackfillKeeper:
                 place.work.stop()
         for task in tasks:
             found = self._places.get(task.pipeline_destination_id)
+            if time.monotonic() < self._not_before.get(task.id, 0.0):
+                continue
             if found is None or found.applier.status.detached:
-                self._change(task, note="the destination cannot be reached now")
-            elif not found.busy and time.monotonic() >= self._not_before.get(task.id, 0.0):
+                self._wait(task, "the destination cannot be reached now")
+            elif not found.busy:
                 self._begin(found, task)
 
     def _begin(self, place: _Place, task: Task) -> None:
         if self._stopping.is_set():
             return
         if self._paused is not None:
-            self._change(task, note=f"waits: {self._paused}")
+            self._wait(task, f"waits: {self._paused}")
             return
         if not self._call(lambda session: backfills.begin(session, task, resumed=task.id not in self._seen)):
             return
@@ -175,8 +177,7 @@ class BackfillKeeper:
         if end is TurnEnd.DONE:
             self._done(task)
         elif note is not None:
-            self._not_before[task.id] = time.monotonic() + RETRY_SECONDS
-            self._change(task, note=note)
+            self._wait(task, note)
 
     def _side(self, place: _Place, destination: PostgresDestination) -> Side:
         applier = place.applier
@@ -226,8 +227,7 @@ class BackfillKeeper:
         text = f"{error.message} - {error.policy.solution}"
         if error.policy.reaction is Reaction.RETRY or error.kind is ErrorKind.SCHEMA_CHANGE_HELD:
             log.warning("backfill.retry", backfill=task.id, target=str(task.target), error=error.message)
-            self._not_before[task.id] = time.monotonic() + RETRY_SECONDS
-            self._change(task, note=f"tries again: {error.message}")
+            self._wait(task, f"tries again: {error.message}")
             return
         log.error("backfill.stopped", backfill=task.id, target=str(task.target), error=error.message)
 
@@ -237,6 +237,11 @@ class BackfillKeeper:
                 record_event(session, "backfill", key, "ERROR", f"Backfill of {key} failed", text, lasting=False)
 
         self._call(end)
+
+    def _wait(self, task: Task, note: str) -> None:
+        """Leave a backfill alone for a while, and say why."""
+        self._not_before[task.id] = time.monotonic() + RETRY_SECONDS
+        self._change(task, note=note)
 
     def _change(self, task: Task, **values: Any) -> None:
         self._call(lambda session: backfills.change(session, task.id, **values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,10 @@ from cdc_runner.capture.base import TableVersion
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 
 __all__ = ["SchemaRegistry", "StreamColumn", "StreamIdentity", "merge"]
+
+
+_LOOKS = 10
+_LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +37,21 @@ class SchemaRegistry:
     moment. `resolve` joins the two: the stream decides which columns there are, the catalog what they are.
     """
 
-    def __init__(self, known: Iterable[TableSchema], read: Callable[[TableId], TableSchema | None]) -> None:
+    def __init__(
+        self,
+        known: Iterable[TableSchema],
+        read: Callable[[TableId], TableSchema | None],
+        *,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
         """Args:
         known: schemas at the position where the stream begins.
         read: reads a table's present schema from the source's catalog, None when the table is gone.
+        pause: waits for seconds.
         """
         self._versions = {schema.table: TableVersion(schema, 1) for schema in known}
         self._read = read
+        self._pause = pause
 
     def current(self, table: TableId) -> TableVersion | None:
         """The version of a table that the stream reached last."""
@@ -62,6 +75,8 @@ class SchemaRegistry:
             described = [] if catalog is None else [StreamColumn(c.name, None) for c in catalog.stream_columns]
         else:
             described = list(columns)
+            if before is not None:
+                catalog = self._caught_up(described, before.schema, catalog)
         schema = merge(table, described, before.schema if before else None, catalog)
         guessed = False
         if identity is not None:
@@ -73,6 +88,21 @@ class SchemaRegistry:
         version = TableVersion(schema, before.number + 1 if before else 1, guessed)
         self._versions[table] = version
         return version
+
+    def _caught_up(
+        self, described: Sequence[StreamColumn], before: TableSchema, catalog: TableSchema | None
+    ) -> TableSchema | None:
+        """Return the catalog once it shows what the stream tells of: a commit is in the WAL before others can see it.
+
+        It is behind when it shows the columns of before, and the stream others. A column that came and went shows the
+        same, so the wait is short.
+        """
+        for _ in range(_LOOKS):
+            if catalog is None or catalog.columns != before.columns or not is_ahead(described, catalog.stream_columns):
+                break
+            self._pause(_LOOK_SECONDS)
+            catalog = self._read(before.table)
+        return catalog
 
 
 def merge(

@@ -9,6 +9,8 @@ from rosetta_dagster.resources.catalog import catalog_session
 from rosetta_dagster.sensors.cadence import interval_for
 
 _MAX_CHARACTERS = 500
+ANSWERS = frozenset({"preview", "test_source", "test_destination", "test_notification", "doctor"})
+"""Jobs whose failure is the answer to whoever has asked: nobody else is told."""
 
 
 @run_failure_sensor(
@@ -16,10 +18,13 @@ _MAX_CHARACTERS = 500
     monitor_all_code_locations=False,
     minimum_interval_seconds=interval_for(30),
     default_status=DefaultSensorStatus.RUNNING,
-    description="Makes a notification of every failed run, with its reason in one sentence.",
+    description="Makes a notification of a failed run, with its reason in one sentence; not of a preview, a test or "
+    "the doctor, which answer whoever has asked.",
 )
 def run_failures(context: RunFailureSensorContext) -> None:
     run = context.dagster_run
+    if run.job_name in ANSWERS:
+        return
     partition = run.tags.get("dagster/partition")
     name = f"{run.job_name} of {partition}" if partition else run.job_name
     with catalog_session() as session:

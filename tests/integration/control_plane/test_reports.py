@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dagster
 import pytest
 from dagster import AssetMaterialization, AssetObservation, build_sensor_context
 
 from rosetta_dagster.assets.overview import OVERVIEW_KEY
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.sensors.replication_monitor import replication_monitor
+from rosetta_dagster.sensors.run_failures import run_failures
 
 pytestmark = [pytest.mark.dagster, pytest.mark.pg]
 
@@ -104,3 +106,24 @@ def test_restart_raises_the_generation_of_a_pipeline_that_is_to_run(catalog, lau
     assert catalog.execute("SELECT generation, status FROM pipelines") == [(before + 1, "START")]
     launch("pause_pipeline", "shop")
     assert "start it instead" in launch("restart_pipeline", "shop", succeeds=False)["failure"]
+
+
+@dagster.op
+def refuse() -> None:
+    raise dagster.Failure("it cannot be")
+
+
+@pytest.mark.parametrize(("job", "told"), [("verify", 1), ("preview", 0), ("test_source", 0)])
+def test_failed_run_is_told_unless_it_answers_whoever_asked(catalog, instance, job: str, told: int) -> None:
+    @dagster.job(name=job)
+    def failing() -> None:
+        refuse()
+
+    result = failing.execute_in_process(instance=instance, raise_on_error=False)
+    (event,) = [one for one in result.all_events if one.event_type_value == "PIPELINE_FAILURE"]
+    context = dagster.build_run_status_sensor_context("run_failures", event, instance, result.dagster_run)
+    run_failures(context.for_run_failure())
+    found = catalog.execute("SELECT title, message FROM notification_log")
+    assert len(found) == told
+    if told:
+        assert found[0][0] == "Run of verify failed" and found[0][1].startswith("it cannot be (run ")

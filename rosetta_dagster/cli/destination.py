@@ -6,14 +6,15 @@ import click
 
 from cdc_runner.services import destination as service
 from cdc_runner.services.create import create_destination
-from rosetta_dagster.cli.address import address_options, given_address
+from cdc_runner.services.edit import change_destination, duplicate_destination
+from rosetta_dagster.cli.address import address_options, change_options, given_address, given_changes
 from rosetta_dagster.cli.catalog import catalog_session
-from rosetta_dagster.cli.output import json_option, print_fields, print_json, print_table
+from rosetta_dagster.cli.output import json_option, print_changes, print_fields, print_json, print_table
 
 
 @click.group()
 def destination() -> None:
-    """List, show, test, create and remove destinations."""
+    """List, show, test, create, change, copy and remove destinations."""
 
 
 @destination.command("list")
@@ -70,6 +71,32 @@ def create(name: str, as_json: bool, **options: object) -> None:
         print_json(found)
     else:
         click.echo(f"created destination {name}")
+
+
+@destination.command("change")
+@click.argument("name")
+@change_options
+@click.option("--schema", help="The one target schema.")
+@json_option
+def change(name: str, as_json: bool, **options: object) -> None:
+    """Change a PostgreSQL destination; what is not given stays."""
+    with catalog_session() as session:
+        changed = change_destination(session, name, given_changes(options))
+    print_changes(f"destination {name}", changed, as_json=as_json)
+
+
+@destination.command("duplicate")
+@click.argument("name")
+@click.argument("new_name")
+@json_option
+def duplicate(name: str, new_name: str, as_json: bool) -> None:
+    """Copy a destination with its credentials under another name."""
+    with catalog_session() as session:
+        found = duplicate_destination(session, name, new_name)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(f"created destination {new_name}")
 
 
 @destination.command("remove")

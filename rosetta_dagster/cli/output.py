@@ -33,6 +33,15 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, em
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_changes(subject: str, changed: Mapping[str, Sequence[Any]], *, as_json: bool) -> None:
+    """Print changed fields with their values before and after."""
+    if as_json:
+        print_json(changed)
+        return
+    rows = [{"field": name, "before": before, "after": after} for name, (before, after) in changed.items()]
+    print_table(rows, ("field", "before", "after"), empty=f"{subject} has these values already")
+
+
 def print_fields(value: Mapping[str, Any], indent: int = 0) -> None:
     """Print a mapping, one field a line; lists of mappings below it."""
     for name, one in value.items():

@@ -9,6 +9,7 @@ from cdc_runner.services import pipeline as service
 from cdc_runner.services.create import create_pipeline
 from rosetta_dagster.cli.catalog import catalog_session
 from rosetta_dagster.cli.output import json_option, print_fields, print_json, print_table
+from rosetta_dagster.cli.pipeline_edit import PIPELINE_EDITS
 
 
 @click.group()
@@ -148,3 +149,7 @@ def remove(name: str, keep_slot: bool, as_json: bool) -> None:
         print_json(result.as_json())
     else:
         click.echo("\n".join(result.as_lines()))
+
+
+for _command in PIPELINE_EDITS:
+    pipeline.add_command(_command)

@@ -9,11 +9,12 @@ from cdc_runner.services.create import create_source
 from rosetta_dagster.cli.address import address_options, given_address
 from rosetta_dagster.cli.catalog import catalog_session
 from rosetta_dagster.cli.output import json_option, print_fields, print_json, print_table
+from rosetta_dagster.cli.source_edit import SOURCE_EDITS
 
 
 @click.group()
 def source() -> None:
-    """List, show, test, create and remove sources."""
+    """List, show, test, create, change, copy and remove sources, and say which tables they send."""
 
 
 @source.command("list")
@@ -87,3 +88,7 @@ def remove(name: str, keep_slot: bool, as_json: bool) -> None:
         print_json(result.as_json())
     else:
         click.echo("\n".join(result.as_lines()))
+
+
+for _command in SOURCE_EDITS:
+    source.add_command(_command)

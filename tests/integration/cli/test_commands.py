@@ -418,3 +418,35 @@ def test_presets_and_tags(run: Run, config_database: Database) -> None:
     (left,) = run("tag", "list", "--json").json
     assert (left["tag"], left["tables"], left["pipelines"]) == ("cash", 1, ["shop"])
     assert run("tag", "show", "pii").code == 2
+
+
+def test_sources_destinations_and_tables_are_changed_from_a_shell(run: Run, real_file: Path, config_database: Database):
+    run("apply", str(real_file))
+    assert run("source", "change", "shop", "--sslmode", "disable", "--json").json == {"sslmode": ["prefer", "disable"]}
+    assert run("source", "change", "shop", "--password-env", "A", "--password-file", "b").code == 2
+    assert run("source", "duplicate", "shop", "copy", "--json").json["slot"] == "rosetta_copy"
+    listed = run("source", "tables", "shop", "--json").json
+    assert listed and all(one["registered"] for one in listed)
+    assert run("source", "register", "copy", "sales.*", "--json").json == {"added": ["sales.*"]}
+    assert run("source", "unregister", "copy", "sales.*", "--json").json == {"removed": ["sales.*"]}
+    assert run("destination", "change", "warehouse", "--schema", "x", "--json").json["schema"][1] == "x"
+    assert run("destination", "duplicate", "warehouse", "second").code == 0
+    assert run("pipeline", "add-destination", "daily", "second").code == 0
+    arguments = ("--mask", "email=hash", "--mask", "phone=truncate:3", "--rename", "id=key", "--tag", "pii")
+    assert run("pipeline", "add-table", "daily", "second", "public.orders", *arguments, "--filter", "id > 1").code == 0
+    assert run("pipeline", "add-table", "daily", "second", "public.items", "--mask", "a=rot13").code == 2
+    assert run("pipeline", "add-table", "daily", "second").code == 2
+    run("preset", "create", "shop", "core", "--table", "public.items")
+    assert run("pipeline", "add-table", "daily", "second", "--preset", "core").code == 0
+    assert run("pipeline", "set", "daily", "load_workers=3").code == 0
+    declared = {
+        one["table"]: one
+        for row in run("pipeline", "show", "daily", "--json").json["destinations"]
+        for one in row["declared_tables"]
+        if row["destination"] == "second"
+    }
+    assert declared["public.orders"]["tags"] == ["pii"]
+    assert "masked email (hash), phone (truncate 3)" in declared["public.orders"]["shape"]
+    assert run("pipeline", "remove-table", "daily", "second", "public.items").code == 0
+    assert run("pipeline", "remove-destination", "daily", "second").code == 0
+    assert run("pipeline", "show", "daily", "--json").json["settings"] == {"load_workers": "3"}

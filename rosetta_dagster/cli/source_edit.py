@@ -1,4 +1,4 @@
-"""`rosetta source change|duplicate|tables|register|unregister`."""
+"""`rosetta source change|duplicate|tables|register|unregister|columns|history|publish`."""
 
 from __future__ import annotations
 
@@ -90,4 +90,57 @@ def unregister(name: str, patterns: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"taken off: {', '.join(removed)}")
 
 
-SOURCE_EDITS = (change, duplicate, tables, register, unregister)
+@click.command("columns")
+@click.argument("name")
+@click.argument("table", default="*.*")
+@json_option
+def columns(name: str, table: str, as_json: bool) -> None:
+    """List the columns of a source's tables; TABLE is schema.table or a pattern."""
+    from cdc_runner.services.source_tables import browse_source
+
+    with catalog_session() as session:
+        rows = browse_source(session, name, table)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, ("table", "column", "type", "nullable", "in_key", "default"), empty="no such table")
+
+
+@click.command("history")
+@click.argument("name")
+@click.argument("table", required=False)
+@click.option("--limit", default=100, show_default=True, help="Newest versions to show.")
+@json_option
+def history(name: str, table: str | None, limit: int, as_json: bool) -> None:
+    """Show the versions of the tables' schemas with what differs from one to the next, the newest first."""
+    from cdc_runner.services.schema_history import schema_history
+
+    with catalog_session() as session:
+        rows = schema_history(session, name, table, limit)
+    if as_json:
+        print_json(rows)
+    else:
+        shown = ("table", "version", "change", "differences", "position", "seen_at")
+        print_table(rows, shown, empty="no table was seen yet")
+
+
+@click.command("publish")
+@click.argument("name")
+@click.argument("patterns", nargs=-1)
+@click.option("--preset", help="The tables of this preset of the source, too.")
+@json_option
+def publish(name: str, patterns: tuple[str, ...], preset: str | None, as_json: bool) -> None:
+    """Make a source's publication now, or add tables to it; a pipeline does this by itself when it starts."""
+    from cdc_runner.services.presets import tables_of_preset
+    from cdc_runner.services.source_tables import create_publication
+
+    with catalog_session() as session:
+        wanted = [*patterns, *(tables_of_preset(session, name, preset) if preset else [])]
+        made = create_publication(session, name, wanted)
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(f"publication {made['publication']}: {len(made['added'])} tables were added")
+
+
+SOURCE_EDITS = (change, duplicate, tables, register, unregister, columns, history, publish)

@@ -427,6 +427,11 @@ def test_sources_destinations_and_tables_are_changed_from_a_shell(run: Run, real
     assert run("source", "duplicate", "shop", "copy", "--json").json["slot"] == "rosetta_copy"
     listed = run("source", "tables", "shop", "--json").json
     assert listed and all(one["registered"] for one in listed)
+    columns = run("source", "columns", "shop", "public.orders", "--json").json
+    assert columns and {one["table"] for one in columns} == {"public.orders"}
+    assert run("source", "history", "shop", "--json").json == []
+    published = run("source", "publish", "shop", "public.orders", "--json").json
+    assert published["added"] == ["public.orders"] and published["publication"] == "rosetta_shop"
     assert run("source", "register", "copy", "sales.*", "--json").json == {"added": ["sales.*"]}
     assert run("source", "unregister", "copy", "sales.*", "--json").json == {"removed": ["sales.*"]}
     assert run("destination", "change", "warehouse", "--schema", "x", "--json").json["schema"][1] == "x"

@@ -21,6 +21,9 @@ POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 600.0
 MAX_WAITING = 500
 
+PREVIEWS = "previews"
+"""Directory of the previews' turns, below ROSETTA_HOME."""
+
 _QUEUE = "queue.lock"
 _DIGITS = 12
 
@@ -145,3 +148,8 @@ class Turns:
             os.close(ticket)
         self._path(number).unlink(missing_ok=True)
         return False
+
+
+def preview_queue(home: Path, at_once: int) -> Queue:
+    """Return how many previews of this host run and wait now."""
+    return Turns(home / PREVIEWS, at_once).queue()

@@ -12,11 +12,9 @@ from pydantic import SecretStr
 
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.sandbox.run import SandboxResult
-from cdc_runner.sandbox.turns import Queue, TurnCancelled, Turns
+from cdc_runner.sandbox.turns import PREVIEWS, TurnCancelled, Turns
 from cdc_runner.services.preview import Cancellation, PreviewPlan, as_json, cancelled_result, preview
 from cdc_runner.services.preview_cache import PreviewCache
-
-TURNS_DIRECTORY = "previews"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,16 +87,11 @@ def run_preview(request: PreviewRequest, on_wait: Callable[[int], None] | None =
             raise
 
 
-def preview_queue(home: Path, at_once: int) -> Queue:
-    """Return how many statements of this host run and wait now."""
-    return Turns(home / TURNS_DIRECTORY, at_once).queue()
-
-
 def _run(request: PreviewRequest, cancellation: Cancellation, on_wait: Callable[[int], None] | None) -> PreviewOutcome:
     store = LetterStore(request.redis_url, binary=True)
     cache = PreviewCache(store)
     digest = request.plan.digest(request.sql, request.sample_rows)
-    turns = Turns(request.home / TURNS_DIRECTORY, request.at_once)
+    turns = Turns(request.home / PREVIEWS, request.at_once)
     try:
         found = cache.find(digest) if request.use_cache else None
         if found is not None:

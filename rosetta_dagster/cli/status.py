@@ -6,7 +6,10 @@ from typing import Any
 
 import click
 
+from cdc_runner.catalog.environment import read_environment
 from cdc_runner.catalog.repositories import get_pipeline
+from cdc_runner.catalog.settings import get_setting
+from cdc_runner.sandbox.turns import preview_queue
 from cdc_runner.services.status import read_status
 from rosetta_dagster.cli.catalog import catalog_session
 from rosetta_dagster.cli.output import json_option, print_json, print_table
@@ -21,11 +24,15 @@ def status(pipeline: str | None, as_json: bool) -> None:
         if pipeline is not None:
             get_pipeline(session, pipeline)
         report = read_status(session, pipeline)
+        queue = preview_queue(read_environment().home, int(get_setting(session, "preview_at_once")))
+    report["previews"] = {"running": queue.running, "waiting": queue.waiting}
     if as_json:
         print_json(report)
         return
     if not report["runners"]:
         click.echo("no runner is alive; `rosetta runner` starts one")
+    if queue.running:
+        click.echo(f"previews on this host: {queue.running} run, {queue.waiting} wait for their turn")
     for runner in report["runners"]:
         click.echo(f"runner {runner['runner']} on {runner['host']}: {runner['state']}")
     columns = (

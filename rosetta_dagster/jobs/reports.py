@@ -9,6 +9,8 @@ from typing import Any
 from dagster import Config, MetadataValue, OpExecutionContext, op
 from pydantic import Field
 
+from cdc_runner.catalog.environment import read_environment
+from cdc_runner.catalog.settings import get_setting
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.jobs.outcome import engine_outcome
 from rosetta_dagster.jobs.partitions import PIPELINES
@@ -64,10 +66,12 @@ def _table_errors(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @op(name="read_status")
 def status_op(context: OpExecutionContext) -> None:
+    from cdc_runner.sandbox.turns import preview_queue
     from cdc_runner.services.status import read_status
 
     with engine_outcome(), catalog_session() as session:
         report = read_status(session)
+        queue = preview_queue(read_environment().home, int(get_setting(session, "preview_at_once")))
     rows = destination_rows(report)
     bad = sum(row["state"] == "ERROR" for row in rows)
     context.add_output_metadata(
@@ -75,6 +79,7 @@ def status_op(context: OpExecutionContext) -> None:
             "result": f"{len(report['pipelines'])} pipelines, {len(rows)} destinations, {bad} of them in error",
             "destinations": table(rows, _DESTINATIONS),
             "table errors": table(_table_errors(report), ("pipeline", "destination", "table", "error")),
+            "previews on this host": f"{queue.running} run, {queue.waiting} wait for their turn",
             "runners": table(report["runners"], ("runner", "host", "pid", "state", "heartbeat_at", "last_error")),
         }
     )

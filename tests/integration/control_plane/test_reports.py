@@ -77,6 +77,7 @@ def test_jobs_show_state_tables_and_flow(catalog, launch, add_pipeline) -> None:
     )
     status = launch("status")
     assert status["result"] == "2 pipelines, 2 destinations, 1 of them in error"
+    assert status["previews on this host"] == "0 run, 0 wait for their turn"
     first, second = rows(status["destinations"])
     assert (first["destination"], first["state"], first["last error"]) == ("billing-warehouse", "ERROR", "it is away")
     assert second["load"] == "1 of 2 tables, 50.0 %"

@@ -19,11 +19,11 @@ from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import open_catalog, session_scope
 from cdc_runner.catalog.environment import read_environment
 from cdc_runner.sandbox.run import SandboxLimits
-from cdc_runner.sandbox.turns import Queue
+from cdc_runner.sandbox.turns import Queue, preview_queue
 from cdc_runner.services import preview as preview_module
 from cdc_runner.services import preview_run
 from cdc_runner.services.preview import PreviewPlan, as_json, plan_preview, preview
-from cdc_runner.services.preview_run import PreviewRequest, preview_queue, run_preview
+from cdc_runner.services.preview_run import PreviewRequest, run_preview
 from cdc_runner.spec import Mask, MaskKind
 from tests.support.pipelines import PipelineHarness
 from tests.support.servers import RedisServer

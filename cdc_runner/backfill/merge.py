@@ -75,6 +75,7 @@ class ChunkMerge:
     writer: Connection
     _steps: _Steps = field(default_factory=_Steps)
     _search: RowSearch = field(default_factory=RowSearch)
+    _marked: bool = False
 
     def clear(self) -> None:
         """Begin with no rows beside the target."""
@@ -102,6 +103,7 @@ class ChunkMerge:
             RosettaError: the destination's kinds.
         """
         merged = Merged(rows)
+        self._marked = False
         upto = self._prepare(merged)
         with self.writer, self.writer.cursor() as cursor:
             cursor.execute(f"SELECT coalesce(max(r), 0) FROM {sql.DUE}")
@@ -133,7 +135,7 @@ class ChunkMerge:
             return self._sort_out(cursor, merged, compare=False)
 
     def _sort_out(self, cursor: Cursor, merged: Merged, *, compare: bool) -> int:
-        shape, watch = self.rows.shape, self.window.watch
+        shape = self.rows.shape
         cursor.execute(sql.actual_types(shape))
         actual = dict(cursor.fetchall())
         cursor.execute(f"ANALYZE {sql.STAGED}")
@@ -147,9 +149,7 @@ class ChunkMerge:
         row = cursor.fetchone()
         if row is not None and row[0]:
             cursor.execute(sql.drop_waiting(shape, self.side.pipeline))
-        cursor.execute(sql.last_note(watch))
-        row = cursor.fetchone()
-        upto = 0 if row is None else int(row[0])
+        upto = self._last_note(cursor)
         if upto:
             cursor.execute(f"ANALYZE {sql.DUE}")
             self._heed_notes(cursor, merged, 0, "true")
@@ -177,6 +177,12 @@ class ChunkMerge:
         row = cursor.fetchone()
         if row is not None and row[0]:
             cursor.execute(sql.mark_touched(shape, watch, lsn, after, rows))
+            self._marked = self._marked or cursor.rowcount > 0
+
+    def _last_note(self, cursor: Cursor) -> int:
+        cursor.execute(sql.last_note(self.window.watch))
+        row = cursor.fetchone()
+        return 0 if row is None else int(row[0])
 
     # -- under the lock ----------------------------------------------------------------------------------------------
 
@@ -201,7 +207,8 @@ class ChunkMerge:
         else:
             cursor.execute("SET LOCAL synchronous_commit = on")
         self.window.lock(cursor)
-        self._heed_notes(cursor, merged, upto, f"s.r BETWEEN {low} AND {high}")
+        if self._last_note(cursor) > upto:
+            self._heed_notes(cursor, merged, upto, f"s.r BETWEEN {low} AND {high}")
 
     def _write(self, low: int, high: int, upto: int, merged: Merged, *, careful: bool, final: bool) -> int:
         shape = self.rows.shape
@@ -211,10 +218,8 @@ class ChunkMerge:
             began = time.monotonic()
             part = f"(SELECT * FROM {sql.DUE} WHERE {bounds})"
             whole = f"(SELECT * FROM {sql.DUE} WHERE {bounds} AND x IS NULL)"
-            cursor.execute(f"SELECT EXISTS (SELECT FROM {sql.DUE} WHERE {bounds} AND x IS NOT NULL)")
-            row = cursor.fetchone()
             count = 0
-            if row is not None and row[0] and len(shape.written) > len(shape.key):
+            if self._marked and len(shape.written) > len(shape.key):
                 cursor.execute(statements.update_partial(shape, part))
                 count = cursor.rowcount
             if careful:

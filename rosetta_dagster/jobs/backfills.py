@@ -21,6 +21,8 @@ from rosetta_dagster.resources.catalog import catalog_engine
 FOLLOW_SECONDS = 2.0
 TOLD_SECONDS = 30.0
 MAX_RUNTIME_SECONDS = 7 * 86_400
+FOLLOWING = {"rosetta/follow": "backfill"}
+"""Of runs that last as long as a backfill; dagster.yaml keeps them from taking every place of the queue."""
 _COLUMNS = (
     "id", "destination", "table", "mode", "status", "priority", "rows", "total", "percent", "eta_seconds", "changed",
     "deleted", "dead_letters", "seconds", "note", "error",
@@ -202,6 +204,7 @@ backfill_table = verb_job(
     "cancel_backfills ends. The same as `rosetta backfill start`.",
     picker=TABLES,
     max_runtime_seconds=MAX_RUNTIME_SECONDS,
+    tags=FOLLOWING,
 )
 
 BACKFILL_JOBS: list[JobDefinition] = [
@@ -213,6 +216,7 @@ BACKFILL_JOBS: list[JobDefinition] = [
         "same as `rosetta backfill start --mode resync`.",
         picker=TABLES,
         max_runtime_seconds=MAX_RUNTIME_SECONDS,
+        tags=FOLLOWING,
     ),
     verb_job(
         cancel_op,

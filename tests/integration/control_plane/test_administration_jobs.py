@@ -246,6 +246,14 @@ def test_changes_of_a_pipeline_follow_each_other_and_never_wait_for_a_comparison
     }
     limits = yaml.safe_load((Path(__file__).parents[3] / "dagster.yaml").read_text())["concurrency"]["runs"]
     limited = {one["key"] for one in limits["tag_concurrency_limits"]}
+    most = {
+        one["key"]: one["limit"] for one in limits["tag_concurrency_limits"] if not isinstance(one.get("value"), dict)
+    }
+    lasting = ("rosetta/compare", "rosetta/follow", "rosetta/sandbox")
+    assert sum(most[key] for key in lasting) < limits["max_concurrent_runs"], "what lasts leaves room for the others"
+    jobs = {job.name: job.tags for job in _JOBS}
+    assert "rosetta/follow" in jobs["backfill_table"] and "rosetta/follow" in jobs["resync_table"]
+    assert "rosetta/sandbox" in jobs["preview"]
     assert {"rosetta/change", "rosetta/compare"} <= limited and "dagster/partition" not in limited
     assert tags["pause_pipeline"]["rosetta/change"] == tags["remove_pipeline"]["rosetta/change"] == "shop"
     for name in ("verify", "repair"):

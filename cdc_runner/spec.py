@@ -147,6 +147,8 @@ class TableShape:
         masks: pairs of a column and its mask.
         mode: what becomes of rows that change.
         custom_sql: a SELECT over the table's rows, in DuckDB's dialect; None for none.
+        key: columns of its result that identify a row; empty to find them.
+        table_masks: triples of table, column and mask, of every sync of the source: what the SQL must not see.
     """
 
     filter: str | None = None
@@ -157,6 +159,8 @@ class TableShape:
     masks: tuple[tuple[str, Mask], ...] = ()
     mode: SyncMode = SyncMode.MIRROR
     custom_sql: str | None = None
+    key: tuple[str, ...] = ()
+    table_masks: tuple[tuple[str, str, Mask], ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -168,7 +172,12 @@ class TableShape:
         """A short text that is another one when the target has to be loaded anew; empty for a plain copy."""
         if self.plain:
             return ""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        content = asdict(self)
+        for name in ("key", "table_masks"):
+            # Fields that are younger than stored fingerprints count only where they say something.
+            if not content[name]:
+                del content[name]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_json(self) -> dict[str, Any]:
         """Return what `from_json` reads, without what is at its default, filter and custom SQL."""
@@ -188,6 +197,8 @@ class TableShape:
             content["mode"] = self.mode.value
         if self.filter_columns:
             content["filter_columns"] = list(self.filter_columns)
+        if self.key:
+            content["key"] = list(self.key)
         return content
 
     @classmethod
@@ -206,6 +217,7 @@ class TableShape:
             ),
             mode=SyncMode(content.get("mode", "mirror")),
             custom_sql=custom_sql,
+            key=tuple(content.get("key", ())),
         )
 
 
@@ -302,6 +314,9 @@ class PipelineSettings:
         backfill_workers: chunks of a backfill that are copied at once.
         backfill_megabytes_per_second: most that a backfill reads from the source in a second; 0 for no limit.
         backfill_window_seconds: how long a backfill reads under one snapshot before it takes another.
+        custom_sql_seconds: longest that a statement of custom SQL may take over the rows at hand.
+        custom_sql_memory_megabytes: most memory of such a statement.
+        custom_sql_max_rows: most rows that a change may ask to be computed anew; a group may not have more.
     """
 
     batch_max_rows: int = 250_000
@@ -324,6 +339,9 @@ class PipelineSettings:
     backfill_workers: int = 2
     backfill_megabytes_per_second: int = 0
     backfill_window_seconds: int = 120
+    custom_sql_seconds: float = 60.0
+    custom_sql_memory_megabytes: int = 512
+    custom_sql_max_rows: int = 200_000
 
 
 @dataclass(frozen=True, slots=True)

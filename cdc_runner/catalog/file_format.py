@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from cdc_runner.catalog.channel_entry import CHANNEL_TYPES, ChannelEntry
 from cdc_runner.catalog.entry_fields import NAME_RULE, STRICT, ConfigurationProblems, Name, Secret, Text, storable
-from cdc_runner.catalog.shape_entry import Filter, Masks, table_shape
+from cdc_runner.catalog.shape_entry import CustomSql, Filter, Masks, table_shape
 from cdc_runner.spec import TableShape
 
 _PART = r'(?:"(?:[^"\x00]|"")+"|[^".\x00]+)'
@@ -34,12 +34,6 @@ def _table_pattern(value: object) -> object:
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
-
-
-def _not_yet(value: object) -> object:
-    if value is not None:
-        raise PydanticCustomError("not_yet", "is not supported by this version yet; leave it out")
-    return value
 
 
 def _setting(value: object) -> object:
@@ -59,9 +53,6 @@ SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=
 TagName = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=63)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
-NotYet = Annotated[str | None, BeforeValidator(_not_yet)]
-
-
 SettingText = Annotated[str, BeforeValidator(_setting)]
 
 
@@ -144,7 +135,8 @@ class TableEntry(_Strict):
     rename: dict[Identifier, Identifier] = {}
     mask: Masks = {}
     mode: Literal["mirror", "soft_delete", "history"] = "mirror"
-    custom_sql: NotYet = None
+    custom_sql: CustomSql = None
+    key: list[Identifier] = []
     tags: list[TagName] = []
 
     @model_validator(mode="after")
@@ -155,14 +147,24 @@ class TableEntry(_Strict):
         if pattern and not self.shape.plain:
             raise PydanticCustomError(
                 "shape_of_pattern",
-                "a pattern of several tables takes none of filter, columns, exclude, rename, mask and mode",
+                "a pattern of several tables takes none of filter, columns, exclude, rename, mask, mode and custom_sql",
+            )
+        if self.custom_sql is None and self.key:
+            raise PydanticCustomError("key_of_copy", "key belongs to custom_sql; a copy has the key of its table")
+        beside = (self.filter, self.columns, self.exclude, self.rename, self.mode != "mirror")
+        if self.custom_sql is not None and any(beside):
+            raise PydanticCustomError(
+                "custom_sql_alone",
+                "custom_sql takes none of filter, columns, exclude, rename and mode beside it: write it in the SELECT",
             )
         return self
 
     @property
     def shape(self) -> TableShape:
         """How the rows are shaped."""
-        return table_shape(self.filter, self.columns, self.exclude, self.rename, self.mask, self.mode)
+        return table_shape(
+            self.filter, self.columns, self.exclude, self.rename, self.mask, self.mode, self.custom_sql, self.key
+        )
 
 
 class PipelineDestinationEntry(_Strict):

@@ -19,6 +19,7 @@ from cdc_runner.catalog.settings import pipeline_settings
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.spec import (
     DestinationSpec,
+    Mask,
     PipelineSpec,
     PostgresAddress,
     SnowflakeAddress,
@@ -161,6 +162,32 @@ def stored_shape(sync: DeclaredSync) -> TableShape:
     return TableShape.from_json(sync.shape or {}, sync.filter_sql, sync.custom_sql)
 
 
+def masked_columns(pipeline: Pipeline) -> tuple[tuple[str, str, Mask], ...]:
+    """Return the masks that any sync of a pipeline has, as triples of table, column and mask.
+
+    A column that has several is listed with each.
+    """
+    found = {
+        (sync.table_name, column, mask)
+        for row in pipeline.destinations
+        for sync in row.table_syncs
+        if sync.origin == "DECLARED"
+        for column, mask in stored_shape(sync).masks
+    }
+    return tuple(sorted(found, key=lambda one: (one[0], one[1], one[2].kind.value, str(one[2]))))
+
+
+def _with_masks(spec: DestinationSpec, masks: tuple[tuple[str, str, Mask], ...]) -> DestinationSpec:
+    """Return a destination whose custom SQL sees masked values only, whatever table it reads."""
+    syncs = tuple(
+        sync
+        if sync.shape.custom_sql is None
+        else dataclasses.replace(sync, shape=dataclasses.replace(sync.shape, table_masks=masks))
+        for sync in spec.syncs
+    )
+    return dataclasses.replace(spec, syncs=syncs)
+
+
 def load_pipeline(session: Session, pipeline_id: int, keyring: Keyring | None = None) -> PipelineSpec:
     """Return the specification of a pipeline, credentials decrypted.
 
@@ -184,12 +211,13 @@ def load_pipeline(session: Session, pipeline_id: int, keyring: Keyring | None = 
     if not pipeline.destinations:
         raise RosettaError(ErrorKind.CONFIG_INVALID, f"pipeline {pipeline.name} has no destination")
     keys = keyring or Keyring.from_environment()
+    masks = masked_columns(pipeline)
     return PipelineSpec(
         id=pipeline.id,
         name=pipeline.name,
         generation=pipeline.generation,
         source=source_spec(pipeline.source, keys),
-        destinations=tuple(destination_spec(row, keys) for row in pipeline.destinations),
+        destinations=tuple(_with_masks(destination_spec(row, keys), masks) for row in pipeline.destinations),
         settings=pipeline_settings(session, pipeline.settings),
     )
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from cdc_runner.custom_sql.query import CustomSqlRefused, parse_query
 from cdc_runner.row_filter.form import render_form
 from cdc_runner.row_filter.sql import FilterRefused, RowFilter, parse_filter
 from cdc_runner.spec import Mask, MaskKind, SyncMode, TableShape
@@ -52,6 +53,21 @@ def _mask(name: object, value: object) -> Mask:
     raise PydanticCustomError("mask", "a mask is hash, null, {truncate: NUMBER OF CHARACTERS} or {constant: TEXT}", {})
 
 
+def _custom_sql(value: object) -> object:
+    """Return a statement that can be kept right, as it was written."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise PydanticCustomError("custom_sql", "must be a SELECT as text")
+    try:
+        parse_query(value)
+    except CustomSqlRefused as error:
+        reason = error.message.removeprefix("custom SQL: ")
+        raise PydanticCustomError("custom_sql", "{reason}", {"reason": reason}) from None
+    return value.strip()
+
+
+CustomSql = Annotated[Any, BeforeValidator(_custom_sql)]
 Filter = Annotated[Any, BeforeValidator(_filter)]
 Masks = Annotated[Any, BeforeValidator(_masks)]
 
@@ -63,6 +79,8 @@ def table_shape(
     rename: Mapping[str, str],
     masks: Mapping[str, Mask],
     mode: str,
+    custom_sql: str | None = None,
+    key: Sequence[str] = (),
 ) -> TableShape:
     """Return the shape that the fields of an entry ask for."""
     return TableShape(
@@ -73,6 +91,8 @@ def table_shape(
         rename=tuple(sorted(rename.items())),
         masks=tuple(sorted(masks.items())),
         mode=SyncMode(mode),
+        custom_sql=custom_sql,
+        key=tuple(key),
     )
 
 
@@ -112,6 +132,10 @@ def shown_shape(shape: TableShape) -> str:
         parts.append("masked " + ", ".join(f"{name} ({_shown_mask(mask)})" for name, mask in shape.masks))
     if shape.mode is not SyncMode.MIRROR:
         parts.append(shape.mode.value)
+    if shape.custom_sql is not None:
+        parts.append(" ".join(shape.custom_sql.split()))
+    if shape.key:
+        parts.append(f"key {', '.join(shape.key)}")
     return "; ".join(parts)
 
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg2.extensions
+import pyarrow as pa
 
 from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.columns import ColumnPlan
+from cdc_runner.shaping.custom_source import CustomSource
 from cdc_runner.shaping.evolution import SchemaChange
-from cdc_runner.shaping.net import NetChange
+from cdc_runner.shaping.net import Membership, NetChange
 from cdc_runner.spec import PostgresAddress, ResolvedSync
 
 RowFetcher = Callable[[TableSchema, Sequence[tuple[str, ...]]], Mapping[tuple[str, ...], tuple[str | None, ...]]]
@@ -72,6 +74,18 @@ class LoadChunk:
     row_count: int | None = None
 
 
+class Computed(Protocol):
+    """A target whose rows are computed, not copied."""
+
+    def target_schema(self, schema: TableSchema) -> TableSchema:
+        """Return what the target looks like for a version of the source's table."""
+        ...
+
+    def load(self, source: CustomSource, members: Membership, write: Callable[[pa.Table], None]) -> None:
+        """Compute the whole target; rows are given to `write` as texts in the order of the target's columns."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TableLoad:
     """One target table to load.
@@ -81,12 +95,14 @@ class TableLoad:
         chunks: the plan; chunks with a row count are done.
         resumed: some chunks are from an earlier snapshot, so that rows may be met twice.
         plan: how the rows are shaped; None for a plain copy.
+        computed: gives the rows where they are computed; such a load is one transaction, and has no chunks.
     """
 
     state: TableState
     chunks: Sequence[LoadChunk]
     resumed: bool
     plan: ColumnPlan | None = None
+    computed: Computed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +204,10 @@ class Destination(Protocol):
     # -- initial load ------------------------------------------------------------------------------------------------
 
     def plan_load(
-        self, source: psycopg2.extensions.connection, wanted: Sequence[tuple[ResolvedSync, TableSchema]]
+        self,
+        source: psycopg2.extensions.connection,
+        wanted: Sequence[tuple[ResolvedSync, TableSchema]],
+        computed: Mapping[TableId, Computed],
     ) -> list[TableLoad]:
         """Make the targets that are not there, and return what has to be loaded into them. The plan survives a restart.
 
@@ -196,6 +215,7 @@ class Destination(Protocol):
             source: a session of the source, to measure its tables.
             wanted: every table that the destination is to hold, with its schema at the source; a sync that is no plain
                 copy has a target as `column_plan` says.
+            computed: the targets, by name, whose rows are computed.
 
         Raises:
             RosettaError: DESTINATION_SCHEMA when a target is there already and does not fit or is not empty.

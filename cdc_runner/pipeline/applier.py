@@ -18,7 +18,7 @@ from cdc_runner.pipeline.parking import Parking, ReadyBatch
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.net import NetChange
-from cdc_runner.shaping.sync import SyncShaper
+from cdc_runner.shaping.sync import TableShaper
 from cdc_runner.spec import ResolvedSync
 
 log = structlog.get_logger()
@@ -51,7 +51,7 @@ class Applier:
         on_progress: Callable[[Applier, Mapping[ResolvedSync, int]], None],
         on_recovery: Callable[[], None],
         present: Callable[[TableId], TableSchema | None],
-        shapers: Mapping[TableId, SyncShaper],
+        shapers: Mapping[TableId, TableShaper],
         letters: LetterDesk | None,
         parking: Parking | None = None,
     ) -> None:
@@ -87,7 +87,9 @@ class Applier:
         self._by_source: dict[TableId, list[tuple[ResolvedSync, Position]]] = {}
         snapshots = {one.sync.target: one.snapshot for one in destination.table_states()}
         for sync in syncs:
-            self._by_source.setdefault(sync.source, []).append((sync, snapshots[sync.target]))
+            shaper = shapers.get(sync.target)
+            for table in {sync.source} if shaper is None else shaper.reads:
+                self._by_source.setdefault(table, []).append((sync, snapshots[sync.target]))
         self.failure: RosettaError | None = None
         self.fence: FencePoint | None = None
         """Where to stop for a moment; set before a batch beyond it is taken from the source."""

@@ -17,7 +17,7 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId
 from cdc_runner.shaping.net import NetChange, NetKind, Origin
-from cdc_runner.shaping.sync import SyncShaper
+from cdc_runner.shaping.sync import TableShaper
 from cdc_runner.spec import DestinationSpec, PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
@@ -61,7 +61,7 @@ class Parking:
         after_seconds: float,
         syncs: Sequence[ResolvedSync],
         snapshots: Mapping[TableId, Position],
-        shapers: Mapping[TableId, SyncShaper],
+        shapers: Mapping[TableId, TableShaper],
         on_parked: Callable[[int, int], None],
     ) -> None:
         """Args:

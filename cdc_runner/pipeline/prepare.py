@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -22,6 +22,7 @@ from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position, format_lsn
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.columns import column_plan
+from cdc_runner.shaping.custom_sync import CustomShaper
 from cdc_runner.shaping.source_rows import SourceRows
 from cdc_runner.spec import PipelineSpec, ResolvedSync, SyncMode
 
@@ -41,6 +42,14 @@ class Attached:
     """Takes the rows that it refuses; None where there is no queue."""
     lot: ParkingLot | None = None
     """Where its batches are parked while it is away; None where they never are."""
+    custom: Mapping[TableId, CustomShaper] = field(default_factory=dict)
+    """By target, what computes the rows of the syncs with custom SQL."""
+
+    @property
+    def reads(self) -> set[TableId]:
+        """The tables of the source whose changes it needs."""
+        joined = {table for shaper in self.custom.values() for table in shaper.reads}
+        return {sync.source for sync in self.syncs} | joined
 
     def durable(self) -> Position | None:
         """Return up to where everything is at the destination, or parked for it."""
@@ -139,8 +148,8 @@ def _plan(source: SourceSession, tables: SourceTables, each: Attached) -> list[T
     """Make the targets that are not there, and return what has to be loaded into them; committed."""
     wanted = [(sync, tables.usable[sync.source]) for sync in each.syncs]
     _check_modes(each)
-    _check_filters(source, wanted)
-    return each.destination.plan_load(source.connection(), wanted)
+    _check_filters(source, [one for one in wanted if one[0].target not in each.custom])
+    return each.destination.plan_load(source.connection(), wanted, each.custom)
 
 
 def _check_modes(each: Attached) -> None:

@@ -26,6 +26,7 @@ from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.registry import destination_type
 from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
+from cdc_runner.pipeline.custom import custom_shapers
 from cdc_runner.pipeline.dead_letters import letter_queue
 from cdc_runner.pipeline.history import check_history
 from cdc_runner.pipeline.parking import parking_lot
@@ -252,40 +253,48 @@ class PipelineRun:
                 f"source {self._spec.source.name} offers no table that can be replicated. {reasons}".strip(),
             )
         attached, left = self._attach(tables)
+        try:
+            for each in attached:
+                if not each.destination.takes_events:
+                    each.custom = custom_shapers(self._spec, each.syncs, tables.usable)
+            return self._stream(tables, attached, left)
+        finally:
+            for shaper in [one for each in attached for one in each.custom.values()]:
+                shaper.close()
+            for one in [*(each.destination for each in attached), *(each.destination for each in left)]:
+                one.close()
+
+    def _stream(self, tables: SourceTables, attached: Sequence[Attached], left: Sequence[LeftBehind]) -> Outcome:
         floors = [one.position for one in left if one.position is not None]
         held = [one for one in (each.durable() for each in attached) if one is not None]
         check_history(self._catalog, self._spec, [*held, *floors])
-        published = {sync.source for each in attached for sync in each.syncs}
+        published = {table for each in attached for table in each.reads}
         self._refuse_drift(attached, self._source.drift([tables.usable[table] for table in sorted(published)]))
         self._load_again(attached, self._source.unpublished(published))
         self._source.publish([tables.usable[table] for table in sorted(published)])
         self._report_tables(attached, tables)
         progress = Progress(self._reporter.table)
         self._reporter.state("RUNNING")
-        try:
-            prepare(self._spec, self._source, tables, attached, floors, progress, self._stopping)
-            if self._stopping.is_set():
-                return Outcome.STOPPED
-            for each in attached:
-                identifier = each.pipeline_destination_id
-                self._reporter.tables(identifier, [TableReport(sync, "STREAMING") for sync in each.syncs])
-                self._reporter.objects(identifier, each.syncs, each.destination.makes)
-            run = StreamRun(
-                self._spec,
-                self._source,
-                tables,
-                attached,
-                floors,
-                self._reporter,
-                self._stopping,
-                self._directory,
-                self._catalog,
-                left=[one.destination for one in left],
-            )
-            return run.run()
-        finally:
-            for one in [*(each.destination for each in attached), *(each.destination for each in left)]:
-                one.close()
+        prepare(self._spec, self._source, tables, attached, floors, progress, self._stopping)
+        if self._stopping.is_set():
+            return Outcome.STOPPED
+        for each in attached:
+            identifier = each.pipeline_destination_id
+            self._reporter.tables(identifier, [TableReport(sync, "STREAMING") for sync in each.syncs])
+            self._reporter.objects(identifier, each.syncs, each.destination.makes)
+        run = StreamRun(
+            self._spec,
+            self._source,
+            tables,
+            attached,
+            floors,
+            self._reporter,
+            self._stopping,
+            self._directory,
+            self._catalog,
+            left=[one.destination for one in left],
+        )
+        return run.run()
 
     def _refuse_drift(self, attached: Sequence[Attached], drift: Mapping[TableId, str]) -> None:
         """Stop when the publication leaves something out of the tables; they are loaded again once it does not.
@@ -305,7 +314,8 @@ class PipelineRun:
         for each in attached:
             ready = {one.sync.target for one in each.destination.table_states() if one.ready}
             for sync in each.syncs:
-                if sync.source in lost and sync.target in ready:
+                read = each.custom[sync.target].reads if sync.target in each.custom else {sync.source}
+                if not lost.isdisjoint(read) and sync.target in ready:
                     log.warning("pipeline.unpublished", pipeline=self._spec.name, table=str(sync.source))
                     each.destination.load_again(sync.target)
 
@@ -332,7 +342,8 @@ class PipelineRun:
                 self._reporter.destination_error(spec.id, error)
                 left.append(LeftBehind(destination, self._floor(spec)))
                 continue
-            attached.append(Attached(destination, spec.id, syncs, self._letters(spec, destination), self._lot(spec)))
+            letters = self._letters(spec, destination)
+            attached.append(Attached(destination, spec.id, syncs, letters, self._lot(spec)))
         if not attached:
             raise failures[0]
         return attached, left
@@ -351,6 +362,9 @@ class PipelineRun:
         Raises:
             RosettaError: DEAD_LETTER_UNAVAILABLE, something may be parked and cannot be read now.
         """
+        if any(sync.shape.custom_sql is not None for sync in spec.syncs):
+            # Rows of custom SQL are computed with what the destination holds.
+            return None
         lot = parking_lot(self._spec, spec)
         if spec.type != "postgres" or not lot.store.configured:
             return None

@@ -30,7 +30,7 @@ from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.source_rows import SourceRows
-from cdc_runner.shaping.sync import SyncShaper
+from cdc_runner.shaping.sync import SyncShaper, TableShaper
 from cdc_runner.spec import PipelineSettings, PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
@@ -101,7 +101,10 @@ class StreamRun:
         self._watch_error: RosettaError | None = None
 
     def _applier(self, each: Attached, rows: SourceRows, *, alone: bool) -> Applier:
-        shapers = sync_shapers(each.syncs, rows)
+        shapers = {**sync_shapers(each.syncs, rows), **each.custom}
+        captured = {one.sync.target: one.captured_schema for one in each.destination.table_states()}
+        for target, shaper in each.custom.items():
+            shaper.begin_at(captured[target])
         return Applier(
             each.destination,
             each.pipeline_destination_id,
@@ -115,7 +118,7 @@ class StreamRun:
             parking=self._parking(each, shapers),
         )
 
-    def _parking(self, each: Attached, shapers: Mapping[TableId, SyncShaper]) -> Parking | None:
+    def _parking(self, each: Attached, shapers: Mapping[TableId, TableShaper]) -> Parking | None:
         if each.lot is None:
             return None
         return Parking(
@@ -206,7 +209,7 @@ class StreamRun:
             sorted(self._tables.usable),
             self._directory,
             sorted(barriers),
-            stamped=any(applier.destination.takes_events for applier in self.appliers),
+            stamped=any(each.destination.takes_events or each.custom for each in self._attached),
         )
 
     def _session(self, purpose: str) -> SourceSession:
@@ -293,7 +296,7 @@ class StreamRun:
         if new:
             log.info("watch.new_tables", pipeline=self._spec.name, tables=sorted(str(table) for table in new))
             self._restart.set()
-        streamed = {sync.source for each in self._attached for sync in each.syncs} & set(found.usable)
+        streamed = {table for each in self._attached for table in each.reads} & set(found.usable)
         lost = session.unpublished(streamed) | set(session.drift([found.usable[table] for table in sorted(streamed)]))
         if lost:
             # The new start loads them again: what happened to them meanwhile is not in the stream.
@@ -350,9 +353,10 @@ def open_stream(
     )
 
 
-def sync_shapers(syncs: Sequence[ResolvedSync], rows: SourceRows) -> dict[TableId, SyncShaper]:
-    """Return what shapes the changes of the syncs that are no plain copies, by target."""
-    return {sync.target: SyncShaper(sync, rows) for sync in syncs if not sync.shape.plain}
+def sync_shapers(syncs: Sequence[ResolvedSync], rows: SourceRows) -> dict[TableId, TableShaper]:
+    """Return what shapes the changes of the syncs that are neither plain copies nor have custom SQL, by target."""
+    copied = [sync for sync in syncs if not sync.shape.plain and sync.shape.custom_sql is None]
+    return {sync.target: SyncShaper(sync, rows) for sync in copied}
 
 
 def batch_settings(settings: PipelineSettings) -> BatchSettings:

@@ -53,8 +53,8 @@ def main() -> None:
     os.dup2(2, 1)
     request = sys.stdin.buffer
     header = json.loads(request.readline())
-    tables = [(one, _stream(request)) for one in header["tables"]]
-    isolated = _give_up_rights(header["limits"])
+    tables = [(one, read_stream(request)) for one in header["tables"]]
+    isolated = give_up_rights(header["limits"])
     answers.write(b"+")
     answers.flush()
     try:
@@ -64,7 +64,7 @@ def main() -> None:
     except (duckdb.OutOfMemoryException, MemoryError):
         answer, rows = {"state": "FAILED", "reason": "it needs more memory than a statement may use"}, None
     except duckdb.Error as error:
-        answer, rows = {"state": "FAILED", "reason": _kind(error)}, None
+        answer, rows = {"state": "FAILED", "reason": kind_of_error(error)}, None
     answer["network"] = "none" if isolated else "not isolated by this system"
     answers.write(json.dumps(answer).encode() + b"\n")
     if rows is not None:
@@ -75,12 +75,13 @@ def main() -> None:
     os._exit(0)
 
 
-def _stream(request: IO[bytes]) -> pa.Table:
+def read_stream(request: IO[bytes]) -> pa.Table:
+    """Return a table of a request."""
     size = int.from_bytes(request.read(8), "big")
     return pa.ipc.open_stream(io.BytesIO(request.read(size))).read_all()
 
 
-def _give_up_rights(limits: dict[str, int]) -> bool:
+def give_up_rights(limits: dict[str, int]) -> bool:
     """Leave the network, the account and the limits of the parent behind; tell whether the network is gone."""
     libc = ctypes.CDLL(None, use_errno=True)
     root = os.geteuid() == 0
@@ -101,19 +102,19 @@ def _give_up_rights(limits: dict[str, int]) -> bool:
 
 
 def _answer(header: dict[str, Any], tables: list[tuple[dict[str, Any], pa.Table]]) -> tuple[dict[str, Any], Any]:
-    parser = _connect()
-    _lock(parser, header["limits"])
+    parser = connect()
+    lock(parser, header["limits"])
     found = guard.check(parser, header["sql"], [one["name"] for one, _ in tables])
     answer: dict[str, Any] = {"state": "CHECKED", "tables": sorted(found.tables), "not_row_wise": found.row_wise}
     if header["check_only"]:
         return answer, None
-    connection = _connect()
+    connection = connect()
     for one, rows in tables:
         connection.register("given", rows)
-        casts = ", ".join(f"CAST({_quoted(name)} AS {kind}) AS {_quoted(name)}" for name, kind in one["columns"])
-        connection.execute(f"CREATE TABLE {_quoted(one['name'])} AS SELECT {casts or '*'} FROM given")
+        casts = ", ".join(f"CAST({quoted(name)} AS {kind}) AS {quoted(name)}" for name, kind in one["columns"])
+        connection.execute(f"CREATE TABLE {quoted(one['name'])} AS SELECT {casts or '*'} FROM given")
         connection.unregister("given")
-    _lock(connection, header["limits"])
+    lock(connection, header["limits"])
     described = connection.execute(f"DESCRIBE {header['sql']}").fetchall()
     answer["columns"] = [[row[0], row[1]] for row in described]
     # The statement stands alone on its lines: a comment at its end ends there.
@@ -132,20 +133,23 @@ def _answer(header: dict[str, Any], tables: list[tuple[dict[str, Any], pa.Table]
     return answer, rows
 
 
-def _connect() -> duckdb.DuckDBPyConnection:
+def connect() -> duckdb.DuckDBPyConnection:
+    """Return an empty database in memory."""
     return duckdb.connect(":memory:", config={"threads": "1", "autoinstall_known_extensions": "false"})
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, limits: dict[str, int]) -> None:
+def lock(connection: duckdb.DuckDBPyConnection, limits: dict[str, int]) -> None:
+    """Take from a connection what a statement must not have."""
     for statement in _LOCKS:
         connection.execute(statement.format(memory=limits["memory_megabytes"]))
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name as an identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _kind(error: duckdb.Error) -> str:
+def kind_of_error(error: duckdb.Error) -> str:
     """Return what went wrong without a value of a row: names stand in binder and catalog errors only."""
     if isinstance(error, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException):
         return str(error).split("\n")[0][:300]

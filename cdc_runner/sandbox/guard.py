@@ -81,13 +81,13 @@ class Found:
         self.row_wise: str | None = None
 
 
-def check(connection: Any, sql: str, tables: Collection[str]) -> Found:
+def check(connection: Any, sql: str, tables: Collection[str] | None) -> Found:
     """Return what a statement uses.
 
     Args:
         connection: a locked DuckDB connection, used for parsing only.
         sql: the statement.
-        tables: names that it may read.
+        tables: names that it may read; None allows any plain name, for a statement that is not going to be run.
 
     Raises:
         Refused: naming the reason.
@@ -109,12 +109,13 @@ def check(connection: Any, sql: str, tables: Collection[str]) -> Found:
     if statement.get("named_param_map"):
         raise Refused("parameters are not allowed")
     found = Found()
-    _walk(statement["node"], frozenset(), {name.lower(): name for name in tables}, found)
+    allowed = None if tables is None else {name.lower(): name for name in tables}
+    _walk(statement["node"], frozenset(), allowed, found)
     found.row_wise = _why_not_row_wise(statement["node"], text)
     return found
 
 
-def _walk(node: Any, visible: frozenset[str], tables: dict[str, str], found: Found) -> None:
+def _walk(node: Any, visible: frozenset[str], tables: dict[str, str] | None, found: Found) -> None:
     if isinstance(node, list):
         for one in node:
             _walk(one, visible, tables, found)
@@ -162,7 +163,7 @@ def _expression(node: dict[str, Any]) -> None:
             raise Refused(f"function {name[:60]} is not allowed")
 
 
-def _relation(node: dict[str, Any], visible: frozenset[str], tables: dict[str, str], found: Found) -> None:
+def _relation(node: dict[str, Any], visible: frozenset[str], tables: dict[str, str] | None, found: Found) -> None:
     kind = node["type"]
     if kind.endswith("_MODIFIER") or kind in ("ORDER_DEFAULT", "ASCENDING", "DESCENDING"):
         return
@@ -176,7 +177,7 @@ def _relation(node: dict[str, Any], visible: frozenset[str], tables: dict[str, s
             raise Refused("AT is not allowed")
         if name.lower() in visible and not node.get("schema_name"):
             return
-        known = tables.get(name.lower())
+        known = name if tables is None and "/" not in name else (tables or {}).get(name.lower())
         if known is None:
             raise Refused("it reads a table that is not among those it may read")
         found.tables.add(known)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Protocol
 
 import duckdb
 import numpy as np
@@ -43,6 +44,42 @@ class Origin:
     fetch: Callable[[Sequence[tuple[str, ...]]], Mapping[tuple[str, ...], tuple[str | None, ...]]]
 
 
+class Membership(Protocol):
+    """Which rows of a source table went into which row of a target, kept with the target; rows and groups as texts."""
+
+    def groups_of(self, rows: Sequence[str]) -> dict[str, str]:
+        """Return the groups that rows went into; rows that went into none are absent."""
+        ...
+
+    def rows_of(self, groups: Sequence[str], most: int) -> dict[str, str] | None:
+        """Return the rows that went into groups, with their group; None when there are more than `most`."""
+        ...
+
+    def largest(self, groups: Sequence[str]) -> int:
+        """Return how many rows the largest of the groups has."""
+        ...
+
+    def place(self, rows: Iterable[str], groups: Mapping[str, str]) -> None:
+        """Note that rows now are in these groups, and those of them that are not named in none."""
+        ...
+
+    def add(self, groups: Mapping[str, str]) -> None:
+        """Note groups of rows that were in none."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        ...
+
+    def all_rows(self, rows: int) -> Iterator[list[tuple[str, str]]]:
+        """Yield all rows with their group, whole groups one after the other, so many rows at a time."""
+        ...
+
+
+class LoadAgain(Exception):
+    """What a change asks for is cheaper, or only possible, by loading the target again; the text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class NetChange:
     """What a table must become: first emptied if `truncate`, then changed by `rows`.
@@ -59,6 +96,10 @@ class NetChange:
             a hint, which a target that lacks rows does not suffer from.
         origin: set when a sync's shape was applied: then schema and values are the target's.
         emptied_at: of a truncate, when given: rows stay and are marked as deleted at this time.
+        transactions: numbers of the transactions at the source that it comes from, where the stream is stamped.
+        compute: gives the change that is to be applied in place of this one, in the destination's transaction; it may
+            raise `LoadAgain`.
+        null_keys: whether a part of a key may be NULL, which no unique index tells apart.
     """
 
     kind: NetKind
@@ -71,6 +112,9 @@ class NetChange:
     updates: bool = False
     origin: Origin | None = None
     emptied_at: str | None = None
+    transactions: frozenset[int] = frozenset()
+    compute: Callable[[Membership], NetChange] | None = None
+    null_keys: bool = False
 
 
 class NetShaper:
@@ -83,6 +127,14 @@ class NetShaper:
 
     def shape(self, changes: TableChanges) -> Iterator[NetChange]:
         """Yield the net changes of one table in one segment, to be applied in order; mostly there is one."""
+        if "xid" not in changes.rows.column_names:
+            yield from self._shape(changes)
+            return
+        transactions = frozenset(pc.unique(changes.rows.column("xid")).to_pylist())
+        for change in self._shape(changes):
+            yield replace(change, transactions=transactions)
+
+    def _shape(self, changes: TableChanges) -> Iterator[NetChange]:
         if changes.rows.num_rows <= TINY_ROWS:
             net = tiny_net(changes)
             if net is not None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc_runner.capture.base import TableVersion
-from cdc_runner.schema import TableSchema
+from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.columns import ColumnPlan, plan_columns, shaped_marks
 from cdc_runner.shaping.events import EventShaper
 from cdc_runner.shaping.net import NetChange, NetKind, Origin
@@ -33,6 +34,25 @@ class _Version:
     target: TableVersion
 
 
+class TableShaper(Protocol):
+    """Makes changes of one table sync's source those of its target."""
+
+    reads: frozenset[TableId]
+    """The tables of the source whose changes it takes."""
+
+    def target_schema(self, schema: TableSchema) -> TableSchema:
+        """Return what the target of a version of the source's table looks like."""
+        ...
+
+    def shape(self, change: NetChange, commit_time: float) -> Iterator[NetChange]:
+        """Yield what a change is for the target, in order."""
+        ...
+
+    def origin_of(self, schema: TableSchema, rows: pa.Table) -> Origin | None:
+        """Return where rows that were shaped before come from; None where they do not tell."""
+        ...
+
+
 class SyncShaper:
     """Shapes the changes of one table sync. Not thread-safe; those of one thread may share a session at the source."""
 
@@ -42,6 +62,7 @@ class SyncShaper:
         source: answers what the stream does not say.
         """
         self.sync = sync
+        self.reads = frozenset({sync.source})
         self._source = source
         self._events = EventShaper(sync, source)
         self._versions: dict[int, tuple[TableSchema, _Version]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,11 +15,12 @@ import structlog
 from cdc_runner.capture.inspect import read_tables
 from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.connections import classify
-from cdc_runner.destinations.base import Applied, ApplyMode, ReloadNeeded, TableLoad
+from cdc_runner.destinations.base import Applied, ApplyMode, Computed, ReloadNeeded, TableLoad
 from cdc_runner.destinations.letters import LetterSink
 from cdc_runner.destinations.postgres import ddl, state, types
 from cdc_runner.destinations.postgres.isolate import IsolatingWriter
 from cdc_runner.destinations.postgres.load import InitialLoad
+from cdc_runner.destinations.postgres.membership import PostgresMembership
 from cdc_runner.destinations.postgres.plan import LoadPlanner
 from cdc_runner.destinations.postgres.session import PostgresSession
 from cdc_runner.destinations.postgres.writer import TableWriter
@@ -27,7 +28,7 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange, diff
-from cdc_runner.shaping.net import NetChange
+from cdc_runner.shaping.net import LoadAgain, NetChange
 from cdc_runner.spec import PostgresAddress, ResolvedSync
 
 log = structlog.get_logger()
@@ -39,14 +40,17 @@ class PostgresDestination(PostgresSession):
     # -- initial load ------------------------------------------------------------------------------------------------
 
     def plan_load(
-        self, source: psycopg2.extensions.connection, wanted: Sequence[tuple[ResolvedSync, TableSchema]]
+        self,
+        source: psycopg2.extensions.connection,
+        wanted: Sequence[tuple[ResolvedSync, TableSchema]],
+        computed: Mapping[TableId, Computed],
     ) -> list[TableLoad]:
         """Make the targets that are not there, and return what has to be loaded into them."""
         session = self.connect()
         try:
             with session:
                 planner = LoadPlanner(source, session, self._pipeline, self._settings, self.map_schema)
-                return planner.plan(wanted, self._states)
+                return planner.plan(wanted, self._states, computed)
         except psycopg2.Error as error:
             # Both sides are asked; a session that was lost says which of them went away.
             raise classify(error, "source" if source.closed else "destination") from error
@@ -153,7 +157,8 @@ class PostgresDestination(PostgresSession):
                 self.diversion.begin(cursor)
                 if mode.immediate:
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                for segment in segments:
+                for one in segments:
+                    segment = self._computed(cursor, one)
                     self._note(cursor, segment, events, evolved)
                     if self.journal.active:
                         self.journal.record(cursor, segment, through)
@@ -198,6 +203,24 @@ class PostgresDestination(PostgresSession):
             if isinstance(error, psycopg2.Error):
                 raise classify(error, "destination") from error
             raise
+
+    def _computed(
+        self, cursor: psycopg2.extensions.cursor, segment: Sequence[tuple[ResolvedSync, NetChange]]
+    ) -> Sequence[tuple[ResolvedSync, NetChange]]:
+        """Return a segment with the changes that are computed in the transaction that applies them.
+
+        Raises:
+            ReloadNeeded: that would take more than a load.
+        """
+        found: list[tuple[ResolvedSync, NetChange]] = []
+        for sync, change in segment:
+            if change.compute is not None:
+                try:
+                    change = change.compute(PostgresMembership(cursor, self._pipeline, sync.target))
+                except LoadAgain as why:
+                    raise ReloadNeeded(sync.target, str(why)) from None
+            found.append((sync, change))
+        return found
 
     def _note(
         self,

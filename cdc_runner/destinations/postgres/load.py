@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -10,19 +11,23 @@ from typing import TYPE_CHECKING
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
+import pyarrow as pa
 import structlog
 
 from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.connections import classify, connect
-from cdc_runner.destinations.base import LoadChunk, TableLoad
+from cdc_runner.destinations.base import Computed, LoadChunk, TableLoad
 from cdc_runner.destinations.chunks import TableRewrittenError, page_range
 from cdc_runner.destinations.letters import LetterSink
 from cdc_runner.destinations.postgres import ddl, state, statements, types
 from cdc_runner.destinations.postgres.isolate import is_row_error
 from cdc_runner.destinations.postgres.load_refused import RefusedLoad
+from cdc_runner.destinations.postgres.membership import PostgresMembership
 from cdc_runner.destinations.postgres.pipe import copy_across
 from cdc_runner.destinations.postgres.statements import TargetShape
 from cdc_runner.schema import TableId
+from cdc_runner.shaping.custom_source import CustomSource
+from cdc_runner.shaping.mask import copy_field
 from cdc_runner.shaping.net import NetKind
 from cdc_runner.spec import PipelineSettings, PostgresAddress, ResolvedSync
 
@@ -77,7 +82,9 @@ class InitialLoad:
             left[load.state.sync.target] = len(pending)
             for chunk in pending:
                 work.put((load, chunk))
-            if not pending:
+            if load.computed is not None:
+                self._compute(load, load.computed)
+            elif not pending:
                 self._finish(load)
         lock = threading.Lock()
         workers = 1 if self._destination.ordered else max(1, min(self._settings.load_workers, work.qsize()))
@@ -126,6 +133,38 @@ class InitialLoad:
             for connection in (reader, writer):
                 if connection is not None:
                     connection.close()
+
+    def _compute(self, load: TableLoad, computed: Computed) -> None:
+        """Fill a target whose rows are computed, in one transaction."""
+        target, shape = load.state.sync.target, self._shape(load)
+        source = CustomSource(self._source, self._pipeline, self._snapshot.import_statement())
+        connection = self._destination.connect_writer()
+        written = 0
+        try:
+            with connection, connection.cursor() as cursor:
+                state.lock_position(cursor, self._pipeline, self._destination.epoch)
+                members = PostgresMembership(cursor, self._pipeline, target)
+                members.clear()
+                cursor.execute(f"TRUNCATE {target.quoted}")
+
+                def write(rows: pa.Table) -> None:
+                    nonlocal written
+                    fields = [[copy_field(text) for text in column.to_pylist()] for column in rows.columns]
+                    lines = [b"\t".join(row) for row in zip(*fields, strict=True)]
+                    if lines:
+                        data = io.BytesIO(b"\n".join(lines) + b"\n")
+                        cursor.copy_expert(f"COPY {target.quoted} ({shape.names()}) FROM STDIN", data, size=1 << 18)
+                    written += len(lines)
+                    self._progress(load.state.sync, len(lines))
+
+                computed.load(source, members, write)
+        except psycopg2.Error as error:
+            raise classify(error, "destination") from error
+        finally:
+            source.close()
+            connection.close()
+        log.info("load.computed", table=str(target), rows=written)
+        self._finish(load)
 
     def _reader(self) -> psycopg2.extensions.connection:
         """Return a session of the source that sees the snapshot."""

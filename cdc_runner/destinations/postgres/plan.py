@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import psycopg2
 import psycopg2.extensions
 
-from cdc_runner.destinations.base import TableLoad, TableState
+from cdc_runner.destinations.base import Computed, TableLoad, TableState
 from cdc_runner.destinations.chunks import plan_chunks
-from cdc_runner.destinations.postgres import check, ddl, state, target_table, types, waiting
+from cdc_runner.destinations.postgres import check, ddl, membership, state, target_table, types, waiting
 from cdc_runner.destinations.postgres.type_names import SchemaMap
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
@@ -44,17 +44,44 @@ class LoadPlanner:
         self._map_schema = map_schema
 
     def plan(
-        self, wanted: Sequence[tuple[ResolvedSync, TableSchema]], known: Mapping[TableId, TableState]
+        self,
+        wanted: Sequence[tuple[ResolvedSync, TableSchema]],
+        known: Mapping[TableId, TableState],
+        computed: Mapping[TableId, Computed],
     ) -> list[TableLoad]:
         """Make the targets that are not there, and return the loads of tables that are not ready."""
+        if computed:
+            with self._session.cursor() as cursor:
+                membership.create(cursor)
         fresh = [one for one in wanted if not _is_loaded(known.get(one[0].target), one[0])]
         if not fresh:
             return []
-        plans = {sync.target: column_plan(sync, schema) for sync, schema in wanted}
-        shaped = [(schema, plans[sync.target]) for sync, schema in wanted]
+        copied = [(sync, schema) for sync, schema in wanted if sync.target not in computed]
+        plans = {sync.target: column_plan(sync, schema) for sync, schema in copied}
+        shaped = [(schema, plans[sync.target]) for sync, schema in copied]
         targets = [schema if plan is None else plan.target for schema, plan in shaped]
         types.ensure_types(self._source, self._session, targets, self._map_schema)
-        return [self._plan_table(sync, one, plans[sync.target], known.get(sync.target)) for sync, one in fresh]
+        return [
+            self._plan_computed(sync, one, computed[sync.target], known.get(sync.target))
+            if sync.target in computed
+            else self._plan_table(sync, one, plans[sync.target], known.get(sync.target))
+            for sync, one in fresh
+        ]
+
+    def _plan_computed(
+        self, sync: ResolvedSync, origin: TableSchema, computed: Computed, known: TableState | None
+    ) -> TableLoad:
+        schema = computed.target_schema(origin)
+        if known is None:
+            _make_target(self._session, self._map_schema, sync, schema)
+        else:
+            with self._session.cursor() as cursor:
+                waiting.forget_target(cursor, self._pipeline, sync.target)
+                state.forget_chunks(cursor, self._pipeline, sync.target)
+            _empty_target(self._session, self._map_schema, known, schema, drop_columns=True)
+        fingerprint = sync.shape.fingerprint
+        table = TableState(sync, False, Position(0), schema, source_schema=origin, shape=fingerprint)
+        return TableLoad(table, (), resumed=False, computed=computed)
 
     def _plan_table(
         self, sync: ResolvedSync, origin: TableSchema, shape: ColumnPlan | None, known: TableState | None

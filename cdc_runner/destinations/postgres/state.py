@@ -10,6 +10,7 @@ from typing import Any
 import psycopg2.extensions
 
 from cdc_runner.destinations.base import LoadChunk, TableState
+from cdc_runner.destinations.postgres import membership
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
@@ -246,6 +247,7 @@ def forget_pipeline(connection: psycopg2.extensions.connection, pipeline: str) -
             row = cursor.fetchone()
             if row is not None and row[0]:
                 cursor.execute("DELETE FROM _rosetta.waiting_key WHERE pipeline = %s", (pipeline,))
+            membership.forget_pipeline(cursor, pipeline)
 
 
 def _definition(state: TableState) -> str:

@@ -74,6 +74,16 @@ def delete_keys(shape: TargetShape, staging: str) -> str:
     return f"DELETE FROM {shape.table.quoted} t USING {staging} s WHERE s.d AND {_same_key(shape)}"
 
 
+def delete_null_keys(shape: TargetShape, staging: str) -> str:
+    """Statement that deletes the rows of all staged keys of which a part is NULL, which no upsert would find again."""
+    same = " AND ".join(
+        f"t.{quote_identifier(shape.columns[number])} IS NOT DISTINCT FROM {_value(shape, number)}"
+        for number in shape.key
+    )
+    null = " OR ".join(f"s.c{number} IS NULL" for number in shape.key)
+    return f"DELETE FROM {shape.table.quoted} t USING {staging} s WHERE ({null}) AND {same}"
+
+
 def upsert(shape: TargetShape, staging: str, *, partial: bool) -> str:
     """Statement that inserts or updates the staged rows.
 

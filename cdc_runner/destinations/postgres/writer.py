@@ -120,6 +120,8 @@ class TableWriter:
             return
         if change.kind is NetKind.MERGE:
             cursor.execute(statements.delete_keys(shape, staging))
+            if change.null_keys and _has_null_key(change, shape):
+                cursor.execute(statements.delete_null_keys(shape, staging))
         elif change.kind is NetKind.MULTISET:
             cursor.execute(statements.delete_multiset(shape, staging))
 
@@ -231,3 +233,7 @@ class TableWriter:
         row = cursor.fetchone()
         referenced = row is not None and row[0]
         cursor.execute(f"DELETE FROM {table.quoted}" if referenced else f"TRUNCATE {table.quoted}")
+
+
+def _has_null_key(change: NetChange, shape: TargetShape) -> bool:
+    return any(change.rows.column(f"c{number}").null_count for number in shape.key)

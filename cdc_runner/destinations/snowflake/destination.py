@@ -12,7 +12,7 @@ import pyarrow as pa
 import structlog
 
 from cdc_runner.capture.publication import SnapshotSlot
-from cdc_runner.destinations.base import Applied, ReloadNeeded, TableLoad, TableState
+from cdc_runner.destinations.base import Applied, Computed, ReloadNeeded, TableLoad, TableState
 from cdc_runner.destinations.chunks import plan_chunks
 from cdc_runner.destinations.letters import LetterSink, Refusal, RowChange
 from cdc_runner.destinations.snowflake.channel import RowsRejected
@@ -61,7 +61,10 @@ class SnowflakeDestination(SnowflakeMemory):
     # -- initial load ------------------------------------------------------------------------------------------------
 
     def plan_load(
-        self, source: psycopg2.extensions.connection, wanted: Sequence[tuple[ResolvedSync, TableSchema]]
+        self,
+        source: psycopg2.extensions.connection,
+        wanted: Sequence[tuple[ResolvedSync, TableSchema]],
+        computed: Mapping[TableId, Computed],
     ) -> list[TableLoad]:
         """Make what belongs to the targets, remove what an interrupted load left, and return what has to be loaded."""
         session = self._open_session()

@@ -106,6 +106,7 @@ def shape_fields(shape: TableShape) -> dict[str, Any]:
         "rename": dict(shape.rename),
         "mask": {name: _mask_field(mask) for name, mask in shape.masks},
         "custom_sql": shape.custom_sql,
+        "key": list(shape.key),
         "mode": None if shape.mode is SyncMode.MIRROR else shape.mode.value,
     }
     return {name: value for name, value in fields.items() if value not in (None, [], {})}

@@ -32,7 +32,7 @@ def check_destination(
         source: address of the source, to notice a copy onto itself.
         source_identity: the source server's system identifier, when known.
         syncs: source and target tables.
-        schemas: schemas of the source tables.
+        schemas: what the targets are to look like, by target.
         found: takes the findings.
     """
     try:
@@ -50,8 +50,8 @@ def check_destination(
         targets = read_targets(connection, [sync.target for sync in syncs])
         for sync in syncs:
             target = targets.get(sync.target)
-            if target is not None:
-                check_target_table(schemas[sync.source], sync.target, target, spec.address.username, found)
+            if target is not None and sync.target in schemas:
+                check_target_table(schemas[sync.target], sync.target, target, spec.address.username, found)
         existing = [sync.target for sync in syncs if sync.target in targets]
         found.ok("target_tables", f"{len(existing)} target tables exist, {len(syncs) - len(existing)} will be made")
         if any(target.has_triggers for target in targets.values()):

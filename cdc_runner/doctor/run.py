@@ -17,6 +17,7 @@ from cdc_runner.catalog.repositories import get_pipeline, list_pipelines
 from cdc_runner.doctor.dead_letter import check_dead_letter_queue
 from cdc_runner.doctor.destination import check_destination, system_identity
 from cdc_runner.doctor.finding import Findings, Report
+from cdc_runner.doctor.shaped import target_schemas
 from cdc_runner.doctor.snowflake import check_snowflake
 from cdc_runner.doctor.source import check_server, guarded, open_source
 from cdc_runner.doctor.source_tables import check_tables
@@ -138,4 +139,5 @@ def _examine_destination(
     if destination.type == "snowflake":
         check_snowflake(destination, spec.name, syncs, tables.usable, found)
     else:
-        check_destination(destination, spec.source.address, identity, syncs, tables.usable, found)
+        expected = target_schemas(spec, syncs, tables.usable, found)
+        check_destination(destination, spec.source.address, identity, syncs, expected, found)

@@ -46,7 +46,7 @@ def compare_destination(
         result = TableResult(destination.id, destination.name, one.sync.source, one.sync.target, TableOutcome.BEHIND)
         if one.shape:
             # Compared with plain rows it would differ, and a repair would write what a filter or a mask keeps back.
-            reason = "its filter, columns or masks make it another table than the source's"
+            reason = "its filter, columns, masks, history or custom SQL make it another table than the source's"
             yield replace(result, outcome=TableOutcome.SKIPPED, reason=reason)
         elif not one.ready:
             yield replace(result, reason="it is being loaded")

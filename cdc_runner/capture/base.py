@@ -19,6 +19,7 @@ A stream that was opened with `stamped` adds where each event belongs (`STAMPS`)
     seq  int64   rises within the transaction and table; the same at each replay, whatever other tables are captured
     xid  int64   number of the transaction at the source
     at   double  commit time, seconds since the epoch
+    made string  what the source did: 'c' insert, 'u' update, 'd' delete, 't' truncate; an update may be two rows
 
 A segment is a part of a batch that fits in memory; the segments of a batch, applied in order in one destination
 transaction, are whole source transactions.
@@ -37,6 +38,9 @@ from cdc_runner.schema import TableSchema
 
 STAMPS = ("lsn", "seq", "xid", "at")
 """Columns that say where an event belongs in the stream."""
+
+KIND = "made"
+"""Column of a stamped stream that tells an insert from an update."""
 
 UPDATES = b"updates"
 """In the metadata of rows of which each comes from an update that left the key as it is."""

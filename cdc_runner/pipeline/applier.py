@@ -17,7 +17,7 @@ from cdc_runner.pipeline.dead_letters import LetterDesk
 from cdc_runner.pipeline.parking import Parking, ReadyBatch
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
-from cdc_runner.shaping.net import NetChange
+from cdc_runner.shaping.net import NetChange, NetKind
 from cdc_runner.shaping.sync import TableShaper
 from cdc_runner.spec import ResolvedSync
 
@@ -360,15 +360,36 @@ class Applier:
         if isinstance(batch, ReadyBatch):
             yield from batch.ready()
             return
-        for changes in batch.event_segments() if self.destination.takes_events else batch.segments():
+        for changes in self._changes(batch):
             yield [
                 (sync, shaped)
                 for change in changes
                 for sync, snapshot in self._by_source.get(change.version.schema.table, ())
                 # The rows were read at the snapshot, which holds these changes already.
-                if batch.last > snapshot
+                if batch.last > snapshot and self._takes(sync, change)
                 for shaped in self._shaped(sync, change, batch.commit_time)
             ]
+
+    @property
+    def takes_events(self) -> frozenset[bool]:
+        """Whether it needs every event, net changes, or both."""
+        if self.destination.takes_events:
+            return frozenset({True})
+        return frozenset({False} | {shaper.takes_events for shaper in self._shapers.values()})
+
+    def _changes(self, batch: ShapedBatch) -> Iterator[Sequence[NetChange]]:
+        if self.destination.takes_events:
+            yield from batch.event_segments()
+        elif True in self.takes_events:
+            for net, events in zip(batch.segments(), batch.event_segments(), strict=True):
+                yield [*net, *events]
+        else:
+            yield from batch.segments()
+
+    def _takes(self, sync: ResolvedSync, change: NetChange) -> bool:
+        shaper = self._shapers.get(sync.target)
+        events = self.destination.takes_events or (shaper is not None and shaper.takes_events)
+        return events == (change.kind is NetKind.EVENTS)
 
     def _shaped(self, sync: ResolvedSync, change: NetChange, commit_time: float) -> Iterable[NetChange]:
         shaper = self._shapers.get(sync.target)

@@ -24,7 +24,7 @@ from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.columns import column_plan
 from cdc_runner.shaping.custom_sync import CustomShaper
 from cdc_runner.shaping.source_rows import SourceRows
-from cdc_runner.spec import PipelineSpec, ResolvedSync, SyncMode
+from cdc_runner.spec import PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
 
@@ -160,16 +160,11 @@ def _check_modes(each: Attached) -> None:
     """
     for sync in each.syncs:
         if each.destination.takes_events and sync.shape.custom_sql is not None:
-            what = "custom SQL"
-        elif not each.destination.takes_events and sync.shape.mode is SyncMode.HISTORY:
-            what = "mode history"
-        else:
-            continue
-        raise RosettaError(
-            ErrorKind.CONFIG_INVALID,
-            f"destination {each.destination.name}: table {sync.source} has {what}, "
-            "which this type of destination cannot do",
-        )
+            raise RosettaError(
+                ErrorKind.CONFIG_INVALID,
+                f"destination {each.destination.name}: table {sync.source} has custom SQL, "
+                "which this type of destination cannot do",
+            )
 
 
 def _check_filters(source: SourceSession, wanted: Sequence[tuple[ResolvedSync, TableSchema]]) -> None:

@@ -29,9 +29,10 @@ from cdc_runner.pipeline.shaped import Shaper
 from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
+from cdc_runner.shaping.history import HistoryShaper
 from cdc_runner.shaping.source_rows import SourceRows
 from cdc_runner.shaping.sync import SyncShaper, TableShaper
-from cdc_runner.spec import PipelineSettings, PipelineSpec, ResolvedSync
+from cdc_runner.spec import PipelineSettings, PipelineSpec, ResolvedSync, SyncMode
 
 log = structlog.get_logger()
 
@@ -101,7 +102,7 @@ class StreamRun:
         self._watch_error: RosettaError | None = None
 
     def _applier(self, each: Attached, rows: SourceRows, *, alone: bool) -> Applier:
-        shapers = {**sync_shapers(each.syncs, rows), **each.custom}
+        shapers = {**sync_shapers(each.syncs, rows, events=each.destination.takes_events), **each.custom}
         captured = {one.sync.target: one.captured_schema for one in each.destination.table_states()}
         for target, shaper in each.custom.items():
             shaper.begin_at(captured[target])
@@ -165,7 +166,7 @@ class StreamRun:
         backfills.start()
         self._reporter.attach(self)
         shaper = Shaper(batch_settings(self._spec.settings).segment_bytes)
-        takes_events = {applier.destination.takes_events for applier in self.appliers}
+        takes_events = frozenset[bool]().union(*(applier.takes_events for applier in self.appliers))
         closer = threading.Thread(target=self._close_when_asked, args=(stream,), name="close", daemon=True)
         closer.start()
         failed = True
@@ -209,7 +210,10 @@ class StreamRun:
             sorted(self._tables.usable),
             self._directory,
             sorted(barriers),
-            stamped=any(each.destination.takes_events or each.custom for each in self._attached),
+            stamped=any(
+                each.custom or True in applier.takes_events
+                for each, applier in zip(self._attached, self.appliers, strict=True)
+            ),
         )
 
     def _session(self, purpose: str) -> SourceSession:
@@ -353,10 +357,19 @@ def open_stream(
     )
 
 
-def sync_shapers(syncs: Sequence[ResolvedSync], rows: SourceRows) -> dict[TableId, TableShaper]:
-    """Return what shapes the changes of the syncs that are neither plain copies nor have custom SQL, by target."""
+def sync_shapers(syncs: Sequence[ResolvedSync], rows: SourceRows, *, events: bool) -> dict[TableId, TableShaper]:
+    """Return what shapes the changes of the syncs that are neither plain copies nor have custom SQL, by target.
+
+    Args:
+        syncs: of one destination.
+        rows: its session at the source.
+        events: whether the destination keeps every event, and makes histories of them by itself.
+    """
     copied = [sync for sync in syncs if not sync.shape.plain and sync.shape.custom_sql is None]
-    return {sync.target: SyncShaper(sync, rows) for sync in copied}
+    return {
+        sync.target: (HistoryShaper if sync.shape.mode is SyncMode.HISTORY and not events else SyncShaper)(sync, rows)
+        for sync in copied
+    }
 
 
 def batch_settings(settings: PipelineSettings) -> BatchSettings:

@@ -9,20 +9,40 @@ import pyarrow as pa
 from pydantic import SecretStr
 
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.position import Position, format_lsn
 from cdc_runner.schema import Column, TableSchema, quote_identifier, quote_literal
 from cdc_runner.shaping.mask import CopyMasker, Masker, masker
 from cdc_runner.spec import Mask, MaskKind, ResolvedSync, SyncMode, TableShape
 
 DELETED = "_rosetta_deleted"
 DELETED_AT = "_rosetta_deleted_at"
+OPERATION = "_rosetta_operation"
+LSN = "_rosetta_lsn"
+ORDINAL = "_rosetta_ordinal"
+COMMITTED_AT = "_rosetta_committed_at"
+UNCHANGED = "_rosetta_unchanged"
 
 _ADDED: dict[SyncMode, tuple[Column, ...]] = {
     SyncMode.SOFT_DELETE: (
         Column(DELETED, "boolean", "bool", type_category="B", not_null=True),
         Column(DELETED_AT, "timestamp with time zone", "timestamptz", type_category="D"),
     ),
+    SyncMode.HISTORY: (
+        Column(OPERATION, "text", "text", type_category="S", not_null=True),
+        Column(LSN, "pg_lsn", "pg_lsn", not_null=True),
+        Column(ORDINAL, "bigint", "int8", type_category="N", not_null=True),
+        Column(COMMITTED_AT, "timestamp with time zone", "timestamptz", type_category="D"),
+        Column(UNCHANGED, "text[]", "_text", type_category="A", element="text"),
+    ),
 }
-_LOADED: dict[str, str] = {DELETED: "false", DELETED_AT: "NULL"}
+_LOADED: dict[str, str] = {
+    DELETED: "false",
+    DELETED_AT: "NULL",
+    OPERATION: "'r'",
+    ORDINAL: "0",
+    COMMITTED_AT: "NULL",
+    UNCHANGED: "NULL",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +74,17 @@ class ColumnPlan:
         """The columns that Rosetta adds."""
         return self.target.stream_columns[len(self.places) :]
 
-    def select_list(self) -> str:
-        """Return what a load selects of the source's table, in the order of the target's stream columns."""
-        return ", ".join(self.select_parts())
+    def select_list(self, snapshot: Position) -> str:
+        """Return what a load selects of the source's table, in the order of the target's stream columns.
 
-    def select_parts(self) -> list[str]:
+        Args:
+            snapshot: position of the snapshot that is read.
+        """
+        return ", ".join(self.select_parts(snapshot))
+
+    def select_parts(self, snapshot: Position = Position(0)) -> list[str]:
         """Return the same one by one. What a mask does not need is not even read."""
+        loaded = _LOADED | {LSN: quote_literal(format_lsn(snapshot.lsn))}
         names = self.source.stream_names
         parts = []
         for place, mask in zip(self.places, self.masks, strict=True):
@@ -69,7 +94,7 @@ class ColumnPlan:
                 parts.append(f"{quote_literal(mask.text or '')}::text")
             else:
                 parts.append(quote_identifier(names[place]))
-        return parts + [_LOADED[column.name] for column in self.added]
+        return parts + [loaded[column.name] for column in self.added]
 
     def copy_masker(self) -> CopyMasker | None:
         """Return what masks the rows of a load on their way; None when nothing is left to mask."""
@@ -125,13 +150,17 @@ def plan_columns(shape: TableShape, schema: TableSchema, mask_key: SecretStr | N
         raise _invalid(schema, "mode soft_delete needs a key to tell rows by")
     if not chosen:
         raise _invalid(schema, "no column is left to copy")
-    touched = shape.columns is not None or bool(shape.exclude or shape.rename or shape.masks)
+    history = shape.mode is SyncMode.HISTORY
+    touched = history or shape.columns is not None or bool(shape.exclude or shape.rename or shape.masks)
     columns = tuple(
         _target_column(column, renamed.get(column.name, column.name), masks.get(column.name))
         for column in schema.columns
         # A generated column is computed at the target from columns that may be others there, or masked.
         if (not touched if column.generated else column.name in chosen)
     )
+    if history:
+        # Rows of former times have no value in a column that is new, whatever those of the table have.
+        columns = tuple(replace(one, not_null=False, default=None, missing_value=None) for one in columns)
     everything = (*columns, *_ADDED.get(shape.mode, ()))
     places = tuple(names.index(name) for name in chosen)
     twice = {column.name for column in everything if [one.name for one in everything].count(column.name) > 1}
@@ -143,6 +172,9 @@ def plan_columns(shape: TableShape, schema: TableSchema, mask_key: SecretStr | N
 
     primary = schema.primary_key if set(schema.primary_key) <= set(chosen) else ()
     target = replace(schema, columns=everything, key=at_target(schema.key), primary_key=at_target(primary))
+    if history:
+        # Nothing identifies a row, and a table that was written or created anew takes nothing back.
+        target = replace(target, key=(), primary_key=(), oid=0, filenode=0)
     return ColumnPlan(
         source=schema,
         target=target,

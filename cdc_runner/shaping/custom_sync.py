@@ -41,6 +41,8 @@ Write = Callable[[pa.Table], None]
 class CustomShaper:
     """Shapes the changes of one table sync by its SQL. Not thread-safe; keeps a process and a session at the source."""
 
+    takes_events = False
+
     def __init__(
         self,
         sync: ResolvedSync,

@@ -37,6 +37,8 @@ class _Version:
 class TableShaper(Protocol):
     """Makes changes of one table sync's source those of its target."""
 
+    takes_events: bool
+    """Whether it is given every event in place of net changes."""
     reads: frozenset[TableId]
     """The tables of the source whose changes it takes."""
 
@@ -55,6 +57,8 @@ class TableShaper(Protocol):
 
 class SyncShaper:
     """Shapes the changes of one table sync. Not thread-safe; those of one thread may share a session at the source."""
+
+    takes_events = False
 
     def __init__(self, sync: ResolvedSync, source: SourceRows) -> None:
         """Args:

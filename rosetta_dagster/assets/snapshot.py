@@ -17,6 +17,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdc_runner.errors import RosettaError
+from cdc_runner.lineage import ColumnLineage, table_lineage
+from cdc_runner.schema import TableId
+from cdc_runner.services.lineage import column_names
+from cdc_runner.spec import TableShape
 
 
 class _Frozen(BaseModel):
@@ -32,8 +36,25 @@ class ColumnRow(_Frozen):
     in_key: bool = False
 
 
+class LineageRow(_Frozen):
+    """A column of a target, and the source columns that it comes from as schema, table and column.
+
+    `type_text` is None where the type is not known here; the other fields are as in `ColumnRow`.
+    """
+
+    name: str
+    sources: tuple[tuple[str, str, str], ...] = ()
+    type_text: str | None = None
+    not_null: bool = False
+    in_key: bool = False
+
+
 class TableRow(_Frozen):
-    """One source table that feeds one target table of one destination."""
+    """One source table that feeds one target table of one destination.
+
+    `columns` are those of the source table, `lineage` those of the target, `joined` the other source tables that the
+    target reads, as schema and table.
+    """
 
     destination: str
     destination_type: str
@@ -46,6 +67,8 @@ class TableRow(_Frozen):
     columns: tuple[ColumnRow, ...] = ()
     filtered: bool = False
     custom_sql: bool = False
+    lineage: tuple[LineageRow, ...] = ()
+    joined: tuple[tuple[str, str], ...] = ()
 
 
 class PipelineRow(_Frozen):
@@ -127,14 +150,55 @@ def snapshot_of_rows(
     """
     by_pipeline: dict[str, list[TableRow]] = {}
     for row in tables:
-        fields = {key: value for key, value in row.items() if key not in ("pipeline", "schema_table")}
-        table = TableRow(**fields, columns=_columns(row["schema_table"]))
+        left_out = ("pipeline", "schema_table", "filter_sql", "custom_sql", "shape", "known")
+        fields = {key: value for key, value in row.items() if key not in left_out}
+        columns = _columns(row["schema_table"])
+        lineage, joined = _lineage(row, columns)
+        table = TableRow(
+            **fields,
+            columns=columns,
+            filtered=row["filter_sql"] is not None,
+            custom_sql=row["custom_sql"] is not None,
+            lineage=lineage,
+            joined=joined,
+        )
         by_pipeline.setdefault(row["pipeline"], []).append(table)
     return CatalogSnapshot(
         pipelines=tuple(PipelineRow(**row, tables=tuple(by_pipeline.get(row["name"], ()))) for row in pipelines),
         fingerprint=fingerprint,
         taken_at=datetime.now(UTC),
     )
+
+
+def _lineage(
+    row: dict[str, Any], columns: tuple[ColumnRow, ...]
+) -> tuple[tuple[LineageRow, ...], tuple[tuple[str, str], ...]]:
+    """Return the target's columns with where they come from, and the tables that it joins."""
+    source = TableId(row["source_schema"], row["source_table"])
+    known = {TableId(schema, name): column_names(stored) for schema, name, stored in row["known"] or ()}
+    known[source] = tuple(column.name for column in columns)
+    shape = TableShape.from_json(row["shape"] or {}, row["filter_sql"], row["custom_sql"])
+    found = table_lineage(source, shape, known)
+    by_name = {column.name: column for column in columns}
+    return (
+        tuple(_lineage_row(one, by_name) for one in found.columns),
+        tuple((table.schema, table.name) for table in found.tables if table != source),
+    )
+
+
+def _lineage_row(column: ColumnLineage, by_name: dict[str, ColumnRow]) -> LineageRow:
+    sources = tuple((one.table.schema, one.table.name, one.name) for one in column.sources)
+    origin = by_name.get(column.sources[0].name) if len(column.sources) == 1 else None
+    types = {"hash": "text", "truncate": "text", "constant": "text"}
+    if column.how == "copied" and origin is not None:
+        return LineageRow(
+            name=column.name,
+            sources=sources,
+            type_text=origin.type_text,
+            not_null=origin.not_null,
+            in_key=origin.in_key,
+        )
+    return LineageRow(name=column.name, sources=sources, type_text=types.get(column.how))
 
 
 def _columns(schema: Any) -> tuple[ColumnRow, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from dagster import (
@@ -14,10 +14,12 @@ from dagster import (
     MetadataValue,
     TableColumn,
     TableColumnConstraints,
+    TableColumnDep,
+    TableColumnLineage,
     TableSchema,
 )
 
-from rosetta_dagster.assets.snapshot import CatalogSnapshot, PipelineRow, TableRow
+from rosetta_dagster.assets.snapshot import CatalogSnapshot, ColumnRow, LineageRow, PipelineRow, TableRow
 
 # Dagster keeps keys as JSON text in varchar(512).
 _KEY_LENGTH_LIMIT = 512
@@ -63,6 +65,15 @@ def _pipeline_specs(pipeline: PipelineRow) -> Iterator[AssetSpec]:
     for table in pipeline.tables:
         yield source_table_spec(pipeline, table)
         yield table_spec(pipeline, table)
+    for schema, name in sorted({joined for table in pipeline.tables for joined in table.joined}):
+        # It may have no copy of its own; if it has one, this adds nothing to its asset.
+        yield AssetSpec(
+            key=source_table_key(pipeline.source, schema, name),
+            group_name=group_of("source", pipeline.source),
+            description=f"Table of source {pipeline.source}, joined by custom SQL.",
+            kinds={"postgres", "source"},
+            tags={"rosetta/source": pipeline.source, "rosetta/role": "source_table"},
+        )
     yield pipeline_spec(pipeline)
 
 
@@ -98,7 +109,10 @@ def table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:
         notes.append("Rows are shaped by the custom SQL of the table sync.")
     return AssetSpec(
         key=table_key(pipeline.name, table.destination, table.target_schema, table.target_table),
-        deps=[source_table_key(pipeline.source, table.source_schema, table.source_table)],
+        deps=[
+            source_table_key(pipeline.source, schema, name)
+            for schema, name in ((table.source_schema, table.source_table), *table.joined)
+        ],
         group_name=group_of("pipeline", pipeline.name),
         description="\n\n".join(notes),
         # In the graph, copies of one table in two destinations differ by nothing else.
@@ -111,9 +125,30 @@ def table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:
             **{f"tag/{tag}": "" for tag in table.tags},
         },
         metadata=_table_metadata(
-            table.destination_database, table.target_schema, table.target_table, () if table.custom_sql else table
-        ),
+            table.destination_database, table.target_schema, table.target_table, target_columns(table)
+        )
+        | _column_lineage(pipeline, table),
     )
+
+
+def target_columns(table: TableRow) -> Sequence[ColumnRow | LineageRow]:
+    """Return the columns of a target as far as they are known: types of custom SQL's results are not."""
+    if table.custom_sql:
+        return ()
+    return table.lineage or table.columns
+
+
+def _column_lineage(pipeline: PipelineRow, table: TableRow) -> dict[str, MetadataValue | str]:
+    """Return which columns of the source tables' assets each column of a target comes from."""
+    columns = {
+        column.name: [
+            TableColumnDep(source_table_key(pipeline.source, schema, name), source)
+            for schema, name, source in column.sources
+        ]
+        for column in table.lineage
+        if column.sources
+    }
+    return {"dagster/column_lineage": MetadataValue.column_lineage(TableColumnLineage(columns))} if columns else {}
 
 
 def owners_of(tags: Iterable[str]) -> list[str]:
@@ -129,25 +164,25 @@ def source_table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:
         description=f"Table of source {pipeline.source}, read through its replication slot.",
         kinds={"postgres", "source"},
         tags={"rosetta/source": pipeline.source, "rosetta/role": "source_table"},
-        metadata=_table_metadata(pipeline.source_database, table.source_schema, table.source_table, table),
+        metadata=_table_metadata(pipeline.source_database, table.source_schema, table.source_table, table.columns),
     )
 
 
 def _table_metadata(
-    database: str, schema: str, table: str, columns_of: TableRow | tuple[()]
+    database: str, schema: str, table: str, columns: Sequence[ColumnRow | LineageRow]
 ) -> dict[str, MetadataValue | str]:
     metadata: dict[str, MetadataValue | str] = {"dagster/table_name": f"{database}.{schema}.{table}"}
-    if columns_of and columns_of.columns:
+    if columns:
         metadata["dagster/column_schema"] = MetadataValue.table_schema(
             TableSchema(
                 columns=[
                     TableColumn(
                         name=column.name,
-                        type=column.type_text,
+                        type=column.type_text or "?",
                         description="part of the key" if column.in_key else None,
                         constraints=TableColumnConstraints(nullable=not column.not_null),
                     )
-                    for column in columns_of.columns
+                    for column in columns
                 ]
             )
         )

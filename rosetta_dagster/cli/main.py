@@ -35,6 +35,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "doctor": LazyCommand("rosetta_dagster.cli.doctor:doctor", "Check everything that a pipeline needs."),
     "down": LazyCommand("rosetta_dagster.local.commands:down", "Stop what `rosetta up --detach` started."),
     "keygen": LazyCommand("rosetta_dagster.cli.keygen:keygen", "Print a new credential encryption key."),
+    "lineage": LazyCommand("rosetta_dagster.cli.lineage:lineage", "Show where the columns of targets come from."),
     "notification": LazyCommand("rosetta_dagster.cli.notification:notification", "List; create and test channels."),
     "pipeline": LazyCommand("rosetta_dagster.cli.pipeline:pipeline", "List, show, create, start, pause, remove, ..."),
     "repair": LazyCommand("rosetta_dagster.cli.verify:repair", "Fetch rows that differ again; delete extra ones."),

@@ -56,8 +56,7 @@ class TableConfig(DestinationConfig):
     )
     mode: str = Field(
         default="",
-        description="mirror (default); soft_delete: rows that are gone stay, marked; history (Snowflake only): a "
-        "row for each change.",
+        description="mirror (default); soft_delete: rows that are gone stay, marked; history: each change is a row.",
     )
     custom_sql: str = Field(default="", description="SELECT that shapes the rows.")
     tags: list[str] = Field(default=[], description="Smart tags.")

@@ -316,8 +316,13 @@ _CATALOG_TABLES = """
     SELECT p.name AS pipeline, d.name AS destination, d.type AS destination_type,
            coalesce(d.config ->> 'database', '') AS destination_database,
            s.source_schema, s.source_table, s.target_schema, s.target_table,
-           coalesce(declared.filter_sql, s.filter_sql) IS NOT NULL AS filtered,
-           coalesce(declared.custom_sql, s.custom_sql) IS NOT NULL AS custom_sql,
+           coalesce(declared.filter_sql, s.filter_sql) AS filter_sql,
+           coalesce(declared.custom_sql, s.custom_sql) AS custom_sql,
+           coalesce(declared.shape, s.shape) AS shape,
+           CASE WHEN coalesce(declared.custom_sql, s.custom_sql) IS NOT NULL THEN
+               (SELECT jsonb_agg(jsonb_build_array(k.schema_name, k.table_name, k.schema_table)
+                                 ORDER BY k.schema_name, k.table_name)
+                FROM table_metadata_list k WHERE k.source_id = p.source_id AND NOT k.is_dropped) END AS known,
            ARRAY(SELECT DISTINCT t.tag
                  FROM pipelines_destination_table_sync_tag st JOIN tbltag_list t ON t.id = st.tag_id
                  WHERE st.pipelines_destination_table_sync_id IN (s.id, s.declared_id) ORDER BY 1) AS tags,

@@ -22,7 +22,7 @@ from cdc_runner.capture.debezium.properties import engine_properties
 from cdc_runner.capture.debezium.row_writer import RowWriter
 from cdc_runner.capture.readable import unreadable_columns
 from cdc_runner.capture.registry import SchemaRegistry, StreamColumn
-from cdc_runner.capture.rows.columns import Layout, runs_of
+from cdc_runner.capture.rows.columns import Layout, kinds_of, runs_of
 from cdc_runner.capture.rows.plain import rows_of
 from cdc_runner.capture.rows.stamps import ends_of, pack_end, stamp
 from cdc_runner.errors import ErrorKind, RosettaError
@@ -203,7 +203,11 @@ class DebeziumStream:
         if not self._settings.stamped:
             return self._rows
         ends = ends_of(mark for part in parts for mark in part.marks)
-        return lambda version, pieces: stamp(self._rows(version, pieces), list(map(runs_of, pieces)), ends)
+
+        def stamped(version: TableVersion, pieces: Sequence[bytes]) -> pa.Table:
+            return stamp(self._rows(version, pieces), list(map(runs_of, pieces)), ends, kinds_of(pieces))
+
+        return stamped
 
     def _rows(self, version: TableVersion, pieces: Sequence[bytes]) -> pa.Table:
         return rows_of(self._layouts, pieces)

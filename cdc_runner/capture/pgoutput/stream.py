@@ -21,7 +21,7 @@ from cdc_runner.capture.pgoutput.link import Link
 from cdc_runner.capture.pgoutput.relations import Relations
 from cdc_runner.capture.pgoutput.transactions import TransactionReader
 from cdc_runner.capture.registry import SchemaRegistry
-from cdc_runner.capture.rows.columns import runs_of
+from cdc_runner.capture.rows.columns import kinds_of, runs_of
 from cdc_runner.capture.rows.plain import rows_of
 from cdc_runner.capture.rows.stamps import ends_of, stamp
 from cdc_runner.connections import classify, connect
@@ -187,7 +187,11 @@ class PgoutputStream:
         if not self._settings.stamped:
             return self._decode
         ends = ends_of(mark for part in parts for mark in part.marks)
-        return lambda version, pieces: stamp(self._decode(version, pieces), list(map(runs_of, pieces)), ends)
+
+        def stamped(version: TableVersion, pieces: Sequence[bytes]) -> pa.Table:
+            return stamp(self._decode(version, pieces), list(map(runs_of, pieces)), ends, kinds_of(pieces))
+
+        return stamped
 
     def _decode(self, version: TableVersion, pieces: Sequence[bytes]) -> pa.Table:
         return rows_of(self._relations.layouts, pieces)

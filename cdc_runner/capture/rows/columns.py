@@ -84,6 +84,19 @@ def runs_of(piece: bytes) -> bytes:
     return piece[HEADER.size : HEADER.size + RUN_BYTES * HEADER.unpack_from(piece)[3]]
 
 
+def kinds_of(pieces: Sequence[bytes]) -> Bytes:
+    """Return the first byte of each message of pieces, which says what it is."""
+    found = []
+    for piece in pieces:
+        _, _, count, runs = HEADER.unpack_from(piece)
+        place = HEADER.size + RUN_BYTES * runs
+        lengths = np.frombuffer(piece, dtype=np.uint32, count=count, offset=place)
+        starts = np.zeros(count, dtype=np.int64)
+        np.cumsum(lengths[:-1], out=starts[1:])
+        found.append(np.frombuffer(piece, dtype=np.uint8)[place + 4 * count + starts])
+    return np.concatenate(found)
+
+
 def pack(messages: Sequence[bytes]) -> bytes:
     """Return lengths and messages as a piece has them, without its header."""
     lengths = np.fromiter(map(len, messages), dtype=np.uint32, count=len(messages))

@@ -6,9 +6,10 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from cdc_runner.capture.base import STAMPS
+from cdc_runner.capture.base import KIND, STAMPS
 from cdc_runner.errors import ErrorKind, RosettaError
 
 Run = tuple[int, int, int]
@@ -31,6 +32,9 @@ def pack_end(transaction: int, end: int, moment: float) -> bytes:
 def ends_of(marks: Iterable[bytes]) -> dict[int, tuple[int, float]]:
     """Return end LSN and commit time by transaction."""
     return {number: (end, moment) for mark in marks for number, end, moment in _END.iter_unpack(mark)}
+
+
+_KINDS = {ord("I"): "c", ord("U"): "u", ord("D"): "d", ord("T"): "t"}
 
 
 class RunCounter:
@@ -65,13 +69,16 @@ class RunCounter:
         return found
 
 
-def stamp(rows: pa.Table, runs: Sequence[bytes], ends: Mapping[int, tuple[int, float]]) -> pa.Table:
-    """Return decoded rows with the columns `STAMPS`.
+def stamp(
+    rows: pa.Table, runs: Sequence[bytes], ends: Mapping[int, tuple[int, float]], kinds: npt.NDArray[np.uint8]
+) -> pa.Table:
+    """Return decoded rows with the columns `STAMPS` and `KIND`.
 
     Args:
         rows: `ord` is twice the number of the message, and one more for the row that is written.
         runs: of the pieces that the rows were decoded from.
         ends: of every transaction among them.
+        kinds: first byte of each message.
 
     Raises:
         RosettaError: CAPTURE_FAILED when the end of a transaction is not known.
@@ -89,4 +96,5 @@ def stamp(rows: pa.Table, runs: Sequence[bytes], ends: Mapping[int, tuple[int, f
     orders = np.concatenate([np.arange(first, first + count, dtype=np.int64) for _, first, count in known])[message]
     for name, value in zip(STAMPS, (lsns, orders * 2 + place % 2, transactions, times), strict=True):
         rows = rows.append_column(name, pa.array(value))
-    return rows
+    made = pa.array(_KINDS.get(kind) for kind in kinds[message].tolist())
+    return rows.append_column(KIND, made.cast(pa.string()))

@@ -266,5 +266,5 @@ class InitialLoad:
 def _copy_out(load: TableLoad, chunk: LoadChunk, shape: TargetShape) -> str:
     """Return the statement that reads a chunk's rows at the source."""
     plan = load.plan
-    listed, condition = (shape.names(), None) if plan is None else (plan.select_list(), plan.filter)
+    listed, condition = (shape.names(), None) if plan is None else (plan.select_list(load.state.snapshot), plan.filter)
     return f"COPY (SELECT {listed} FROM ONLY {chunk.relation.quoted}{page_range(chunk, condition)}) TO STDOUT"

@@ -12,11 +12,11 @@ from cdc_runner.destinations.chunks import plan_chunks
 from cdc_runner.destinations.postgres import check, ddl, membership, state, target_table, types, waiting
 from cdc_runner.destinations.postgres.type_names import SchemaMap
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.position import Position
+from cdc_runner.position import Position, format_lsn
 from cdc_runner.schema import TableId, TableSchema
-from cdc_runner.shaping.columns import ColumnPlan, column_plan
+from cdc_runner.shaping.columns import LSN, OPERATION, ColumnPlan, column_plan
 from cdc_runner.shaping.evolution import diff
-from cdc_runner.spec import PipelineSettings, ResolvedSync
+from cdc_runner.spec import PipelineSettings, ResolvedSync, SyncMode
 
 
 class LoadPlanner:
@@ -68,6 +68,31 @@ class LoadPlanner:
             for sync, one in fresh
         ]
 
+    def _keep_history(
+        self, cursor: psycopg2.extensions.cursor, known: TableState, schema: TableSchema, *, begun: bool
+    ) -> None:
+        """Bring a history that is loaded again to its present schema; its rows stay.
+
+        Args:
+            cursor: of the transaction.
+            known: its state.
+            schema: the present one.
+            begun: the load before was cut off, so that its rows have to go.
+        """
+        table = known.sync.target
+        if target_table.read_target(self._session, table) is None:
+            ddl.create_table(self._session, table, schema, self._map_schema, with_key=False)
+            return
+        if begun:
+            cursor.execute(
+                f"DELETE FROM {table.quoted} WHERE {OPERATION} = 'r' AND {LSN} = %s::pg_lsn",
+                (format_lsn(known.snapshot.lsn),),
+            )
+        changes = diff(known.schema, schema)
+        if changes:
+            drop = self._settings.drop_columns
+            ddl.evolve(self._session, table, changes, schema, self._map_schema, drop_columns=drop)
+
     def _plan_computed(
         self, sync: ResolvedSync, origin: TableSchema, computed: Computed, known: TableState | None
     ) -> TableLoad:
@@ -102,7 +127,10 @@ class LoadPlanner:
                 waiting.forget_target(cursor, pipeline, sync.target)
                 # What a former shape let through must not stay.
                 drop_columns = self._settings.drop_columns or not same_shape
-                _empty_target(session, self._map_schema, known, schema, drop_columns=drop_columns)
+                if same_shape and sync.shape.mode is SyncMode.HISTORY:
+                    self._keep_history(cursor, known, schema, begun=bool(chunks))
+                else:
+                    _empty_target(session, self._map_schema, known, schema, drop_columns=drop_columns)
             chunks = plan_chunks(self._source, origin, self._settings.load_chunk_bytes)
             state.write_chunks(cursor, pipeline, sync.target, chunks)
         made_for, fingerprint = (None, "") if shape is None else (origin, sync.shape.fingerprint)

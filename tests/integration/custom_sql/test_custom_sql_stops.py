@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 
 import pytest
 
+from rosetta_dagster.cli.main import main
 from tests.support.pipelines import PipelineHarness
 
 pytestmark = [pytest.mark.pg, pytest.mark.timeout(600)]
@@ -79,7 +81,9 @@ def _no_sql(table: str) -> str:
     return "custom_sql IS NULL" if table == "public.pipelines_destination_table_sync" else "true"
 
 
-def test_changed_tables_are_followed_or_named(pipeline: PipelineHarness) -> None:
+def test_changed_tables_are_followed_or_named(
+    pipeline: PipelineHarness, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Columns that it does not name may go; a type may grow; a column that it names may not go."""
     source, target = pipeline.source, pipeline.targets["target"]
     source.execute(
@@ -103,6 +107,14 @@ def test_changed_tables_are_followed_or_named(pipeline: PipelineHarness) -> None
     sums = target.execute("SELECT region, s FROM sums ORDER BY 1")
     assert sums == source.execute("SELECT region, sum(n) FROM t GROUP BY 1 ORDER BY 1") and sums[-1] == (None, 16)
     assert target.execute("SELECT id, n FROM rows ORDER BY 1") == source.execute("SELECT id, n FROM t ORDER BY 1")
+    monkeypatch.setenv("CONFIG_DATABASE_URL", pipeline.config.url())
+    assert main(["lineage", "shop", "--json"]) == 0
+    found = {one["target"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found["public.sums"]["columns"] == [
+        {"name": "region", "from": ["public.t.region"], "how": "copied"},
+        {"name": "s", "from": ["public.t.n"], "how": "computed"},
+    ]
+    assert main(["lineage", "--mermaid"]) == 0 and 'n1[("shop: public.t")]' in capsys.readouterr().out
     source.execute("ALTER TABLE t RENAME region TO area; UPDATE t SET n = 1 WHERE id = 2")
     error = _stopped(pipeline)
     assert "target public.sums: custom SQL: Binder Error" in error and "region" in error

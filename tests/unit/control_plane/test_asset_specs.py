@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from dagster import AssetKey, Definitions
+from dagster import AssetKey, Definitions, TableColumnDep
 
-from rosetta_dagster.assets.snapshot import CatalogSnapshot, ColumnRow, PipelineRow, TableRow
+from rosetta_dagster.assets.snapshot import CatalogSnapshot, ColumnRow, PipelineRow, TableRow, snapshot_of_rows
 from rosetta_dagster.assets.specs import asset_specs, pipeline_key, source_table_key, table_key
 
 pytestmark = pytest.mark.dagster
@@ -99,3 +99,36 @@ def test_custom_sql_does_not_claim_the_columns_of_the_source() -> None:
     shaped = table("orders").model_copy(update={"custom_sql": True})
     spec = specs_of(catalog(shaped))[table_key("shop_copy", "warehouse", "shop", "orders")]
     assert "dagster/column_schema" not in spec.metadata
+
+
+def test_columns_say_where_they_come_from() -> None:
+    """Through a rename, a mask and custom SQL that joins; the joined table stands upstream, too."""
+    schema = {"columns": [{"name": name, "type_text": "text"} for name in ("id", "email", "customer_id")]}
+    base: dict[str, object] = {
+        "pipeline": "p", "destination": "w", "destination_type": "postgres", "destination_database": "d",
+        "source_schema": "public", "source_table": "orders", "target_schema": "public", "tags": [],
+        "schema_table": schema, "filter_sql": None, "custom_sql": None, "shape": {}, "known": None,
+    }  # fmt: skip
+    shape = {"rename": {"id": "number"}, "mask": {"email": {"kind": "hash"}}, "exclude": ["customer_id"]}
+    sql = "SELECT o.id, upper(c.name) || o.email AS who FROM orders o JOIN customers c ON c.id = o.customer_id"
+    known = [["public", "customers", {"columns": [{"name": "id"}, {"name": "name"}]}]]
+    tables = [
+        {**base, "target_table": "shaped", "shape": shape},
+        {**base, "target_table": "computed", "custom_sql": sql, "known": known},
+    ]
+    pipelines = [{"name": "p", "source": "s", "source_database": "d", "capture_engine": "pgoutput"}]
+    specs = specs_of(snapshot_of_rows(pipelines, tables, "f"))
+    orders, customers = source_table_key("s", "public", "orders"), source_table_key("s", "public", "customers")
+    shaped, computed = (specs[table_key("p", "w", "public", name)] for name in ("shaped", "computed"))
+    assert [(one.name, one.type) for one in shaped.metadata["dagster/column_schema"].value.columns] == [
+        ("number", "text"), ("email", "text"),
+    ]  # fmt: skip
+    assert shaped.metadata["dagster/column_lineage"].value.deps_by_column == {
+        "number": [TableColumnDep(orders, "id")],
+        "email": [TableColumnDep(orders, "email")],
+    }
+    assert computed.metadata["dagster/column_lineage"].value.deps_by_column == {
+        "id": [TableColumnDep(orders, "id")],
+        "who": [TableColumnDep(customers, "name"), TableColumnDep(orders, "email")],
+    }
+    assert {dep.asset_key for dep in computed.deps} == {orders, customers} and customers in specs

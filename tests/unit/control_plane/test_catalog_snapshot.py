@@ -52,9 +52,11 @@ def test_home_that_cannot_be_written_does_not_stop_the_pages(tmp_path: Path) -> 
 
 def test_columns_of_an_unknown_form_are_left_out() -> None:
     pipelines = [{"name": "p", "source": "s", "source_database": "d", "capture_engine": "debezium"}]
-    base = {
+    base: dict[str, object] = {
         "pipeline": "p", "destination": "w", "destination_type": "postgres", "destination_database": "d",
-        "source_schema": "public", "target_schema": "public", "filtered": False, "custom_sql": False, "tags": ["x"],
+        "source_schema": "public", "target_schema": "public", "filter_sql": None, "custom_sql": None, "shape": {},
+        "known": None,
+        "tags": ["x"],
     }  # fmt: skip
     schemas: list[object] = [None, [], {"columns": 5}, {"columns": [{"name": "id"}]}, {"columns": [None]}]
     tables = [

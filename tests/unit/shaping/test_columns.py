@@ -6,6 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from cdc_runner.errors import RosettaError
+from cdc_runner.position import Position
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.shaping.columns import plan_columns
 from cdc_runner.shaping.mask import CopyMasker, masker
@@ -37,7 +38,7 @@ def test_a_target_has_the_chosen_columns_with_names_and_types_of_masks() -> None
         ("id", "integer", True), ("mail", "text", True), ("vip", "boolean", False),
     ]  # fmt: skip
     assert plan.target.column("mail").default is None
-    assert plan.select_list() == '"id", "email", NULL'
+    assert plan.select_list(Position(0)) == '"id", "email", NULL'
 
 
 def test_a_shape_without_columns_keeps_generated_ones() -> None:
@@ -45,7 +46,7 @@ def test_a_shape_without_columns_keeps_generated_ones() -> None:
     assert plan.target == TABLE
     soft = plan_columns(TableShape(mode=SyncMode.SOFT_DELETE), TABLE, None)
     assert soft.target.column_names[-2:] == ("_rosetta_deleted", "_rosetta_deleted_at")
-    assert soft.select_list().endswith(", false, NULL")
+    assert soft.select_list(Position(0)).endswith(", false, NULL")
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,14 @@ def clear_destination_error(session: Session, pipeline_destination_id: int) -> N
     )
 
 
+def known_tables(session: Session, source_id: int) -> set[TableId]:
+    """Return the tables of a source whose schema is stored."""
+    rows = session.execute(
+        select(TableMetadata.schema_name, TableMetadata.table_name).where(TableMetadata.source_id == source_id)
+    )
+    return {TableId(schema, name) for schema, name in rows}
+
+
 def record_schema_change(
     session: Session,
     source_id: int,

@@ -273,6 +273,7 @@ class PipelineRun:
         self._load_again(attached, self._source.unpublished(published))
         self._source.publish([tables.usable[table] for table in sorted(published)])
         self._report_tables(attached, tables)
+        self._reporter.new_tables([tables.usable[table] for table in sorted(published)])
         progress = Progress(self._reporter.table)
         self._reporter.state("RUNNING")
         prepare(self._spec, self._source, tables, attached, floors, progress, self._stopping)

@@ -145,6 +145,16 @@ class Reporter:
         if changes:
             self.later(partial(self._record_change, sync.source, old, new))
 
+    def new_tables(self, schemas: Sequence[TableSchema]) -> None:
+        """Report the schemas of tables that are replicated; those that are known are left alone."""
+        self.later(partial(self._record_new, schemas))
+
+    def _record_new(self, schemas: Sequence[TableSchema], session: Session) -> None:
+        known = reporting.known_tables(session, self._spec.source.id)
+        for schema in schemas:
+            if schema.table not in known:
+                reporting.record_schema_change(session, self._spec.source.id, schema.table, None, None, schema)
+
     def _record_change(self, table: TableId, old: TableSchema, new: TableSchema, session: Session) -> None:
         reporting.record_schema_change(session, self._spec.source.id, table, None, old, new)
 

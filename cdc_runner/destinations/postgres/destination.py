@@ -321,17 +321,20 @@ class PostgresDestination(PostgresSession):
         changes = diff(known.schema, schema)
         if change.version.key_guessed:
             raise ReloadNeeded(sync.target, "what identifies its rows changed, and the stream does not tell where")
+        # What is told is of the table at the source, whatever a shape leaves of it.
+        before, after = known.captured_schema, source or schema
+        told = (sync, before, after, changes if source is None else diff(before, after))
         policy = self._settings.schema_policy
         if changes and policy == "pause":
             texts = "; ".join(change.text for change in changes)
             raise RosettaError(ErrorKind.SCHEMA_CHANGE_HELD, f"table {sync.source} changed: {texts}")
         if policy == "freeze":
             self._writer.freeze(sync.target, known.schema.column_names)
-            return (sync, known.schema, schema, changes) if changes else None
+            return told if told[3] else None
         if changes:
             self._alter(cursor, sync.target, changes, schema)
         self.remember(cursor, replace(known, schema=schema, source_schema=source))
-        return (sync, known.schema, schema, changes) if changes else None
+        return told if told[3] else None
 
     def _refuse_hidden(self, sync: ResolvedSync, known: TableSchema, now: TableSchema) -> None:
         """Tell a column that the publication hides from one that was dropped: the source still has it.

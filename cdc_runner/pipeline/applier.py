@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -15,9 +15,9 @@ from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.batch import ApplyStatus, FencePoint, ShapedBatch
 from cdc_runner.pipeline.dead_letters import LetterDesk
 from cdc_runner.pipeline.parking import Parking, ReadyBatch
-from cdc_runner.position import Position
+from cdc_runner.pipeline.routing import Routing
 from cdc_runner.schema import TableId, TableSchema
-from cdc_runner.shaping.net import NetChange, NetKind
+from cdc_runner.shaping.net import NetChange
 from cdc_runner.shaping.sync import TableShaper
 from cdc_runner.spec import ResolvedSync
 
@@ -84,12 +84,7 @@ class Applier:
         self._present = present
         self._queue: queue.Queue[ShapedBatch] = queue.Queue(maxsize=1)
         self._stopping = threading.Event()
-        self._by_source: dict[TableId, list[tuple[ResolvedSync, Position]]] = {}
-        snapshots = {one.sync.target: one.snapshot for one in destination.table_states()}
-        for sync in syncs:
-            shaper = shapers.get(sync.target)
-            for table in {sync.source} if shaper is None else shaper.reads:
-                self._by_source.setdefault(table, []).append((sync, snapshots[sync.target]))
+        self.routing = Routing(destination, syncs, shapers)
         self.failure: RosettaError | None = None
         self.fence: FencePoint | None = None
         """Where to stop for a moment; set before a batch beyond it is taken from the source."""
@@ -360,40 +355,7 @@ class Applier:
         if isinstance(batch, ReadyBatch):
             yield from batch.ready()
             return
-        for changes in self._changes(batch):
-            yield [
-                (sync, shaped)
-                for change in changes
-                for sync, snapshot in self._by_source.get(change.version.schema.table, ())
-                # The rows were read at the snapshot, which holds these changes already.
-                if batch.last > snapshot and self._takes(sync, change)
-                for shaped in self._shaped(sync, change, batch.commit_time)
-            ]
-
-    @property
-    def takes_events(self) -> frozenset[bool]:
-        """Whether it needs every event, net changes, or both."""
-        if self.destination.takes_events:
-            return frozenset({True})
-        return frozenset({False} | {shaper.takes_events for shaper in self._shapers.values()})
-
-    def _changes(self, batch: ShapedBatch) -> Iterator[Sequence[NetChange]]:
-        if self.destination.takes_events:
-            yield from batch.event_segments()
-        elif True in self.takes_events:
-            for net, events in zip(batch.segments(), batch.event_segments(), strict=True):
-                yield [*net, *events]
-        else:
-            yield from batch.segments()
-
-    def _takes(self, sync: ResolvedSync, change: NetChange) -> bool:
-        shaper = self._shapers.get(sync.target)
-        events = self.destination.takes_events or (shaper is not None and shaper.takes_events)
-        return events == (change.kind is NetKind.EVENTS)
-
-    def _shaped(self, sync: ResolvedSync, change: NetChange, commit_time: float) -> Iterable[NetChange]:
-        shaper = self._shapers.get(sync.target)
-        return (change,) if shaper is None else shaper.shape(change, commit_time)
+        yield from self.routing.segments(batch)
 
     def _drop_queued(self) -> None:
         while True:

@@ -166,7 +166,7 @@ class StreamRun:
         backfills.start()
         self._reporter.attach(self)
         shaper = Shaper(batch_settings(self._spec.settings).segment_bytes)
-        takes_events = frozenset[bool]().union(*(applier.takes_events for applier in self.appliers))
+        takes_events = frozenset[bool]().union(*(applier.routing.takes_events for applier in self.appliers))
         closer = threading.Thread(target=self._close_when_asked, args=(stream,), name="close", daemon=True)
         closer.start()
         failed = True
@@ -211,7 +211,7 @@ class StreamRun:
             self._directory,
             sorted(barriers),
             stamped=any(
-                each.custom or True in applier.takes_events
+                each.custom or True in applier.routing.takes_events
                 for each, applier in zip(self._attached, self.appliers, strict=True)
             ),
         )

@@ -136,10 +136,13 @@ def plan_columns(shape: TableShape, schema: TableSchema, mask_key: SecretStr | N
     """Return how a version of a source table is shaped.
 
     Raises:
-        RosettaError: CONFIG_INVALID, naming the table and the column: the shape names a column that the table does not
-            have (so a masked column that was renamed is not copied unmasked), or leaves out or masks what identifies a
-            row.
+        RosettaError: CONFIG_INVALID, naming the table and the column: its rows are computed and not copied; the shape
+            names a column that the table does not have (so a masked column that was renamed is not copied unmasked), or
+            leaves out or masks what identifies a row.
     """
+    if shape.custom_sql is not None:
+        # Whatever copies rows must not take this for a copy.
+        raise _invalid(schema, "its rows are computed by custom SQL, and cannot be copied")
     names = schema.stream_names
     key = None if mask_key is None else mask_key.get_secret_value().encode()
     _check_names(shape, schema)

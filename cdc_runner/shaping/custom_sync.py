@@ -315,7 +315,6 @@ class CustomShaper:
             deletes=True,
             events=0,
             origin=Origin(self._captured, lambda _: {}),
-            null_keys=self._plan.query.group is not None,
         )
 
     def _of_this_table(self, error: RosettaError) -> RosettaError:

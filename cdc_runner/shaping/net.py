@@ -99,7 +99,6 @@ class NetChange:
         transactions: numbers of the transactions at the source that it comes from, where the stream is stamped.
         compute: gives the change that is to be applied in place of this one, in the destination's transaction; it may
             raise `LoadAgain`.
-        null_keys: whether a part of a key may be NULL, which no unique index tells apart.
     """
 
     kind: NetKind
@@ -114,7 +113,6 @@ class NetChange:
     emptied_at: str | None = None
     transactions: frozenset[int] = frozenset()
     compute: Callable[[Membership], NetChange] | None = None
-    null_keys: bool = False
 
 
 class NetShaper:

@@ -230,7 +230,12 @@ def _waiting_places(change: NetChange, table: WaitingTable) -> list[int]:
     if table.first_values is None:
         candidates = range(rows.num_rows)
     else:
-        hits = pc.is_in(rows.column(columns[0]), value_set=pa.array(list(table.first_values), pa.string()))
+        first = rows.column(columns[0])
+        hits = pc.or_(
+            pc.is_in(first, value_set=pa.array(list(table.first_values), pa.string())),
+            # A group of custom SQL may have NULL in its key.
+            pc.is_null(first),
+        )
         candidates = pc.indices_nonzero(hits).to_pylist()
     picked = rows.take(pa.array(candidates, pa.int64())).to_pylist()
     return [place for place, row in zip(candidates, picked, strict=True) if waiting_hash(row, columns) in table.counts]

@@ -16,7 +16,7 @@ from cdc_runner.destinations.letters import Refusal
 from cdc_runner.destinations.postgres import statements
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
 from cdc_runner.destinations.postgres.statements import TargetShape
-from cdc_runner.destinations.postgres.writer import TableWriter
+from cdc_runner.destinations.postgres.writer import TableWriter, has_null_key
 from cdc_runner.shaping.net import NetChange, NetKind
 from cdc_runner.spec import ResolvedSync
 
@@ -160,7 +160,10 @@ class IsolatingWriter:
         if not change.deletes or change.rows.num_rows == 0:
             return
         if change.kind is NetKind.MERGE:
-            self._run(cursor, sync, change, staging, [statements.delete_keys(shape, numbered(staging))])
+            steps = [statements.delete_keys(shape, numbered(staging))]
+            if has_null_key(change, shape):
+                steps.append(statements.delete_null_keys(shape, numbered(staging), gone=True))
+            self._run(cursor, sync, change, staging, steps)
         elif change.kind is NetKind.MULTISET:
             self._run(cursor, sync, change, staging, [statements.delete_multiset(shape, numbered(staging))])
 
@@ -179,6 +182,8 @@ class IsolatingWriter:
             statements.delete_upserted(shape, numbered(staging)),
             statements.upsert(shape, numbered(staging), partial=False),
         ]
+        if has_null_key(change, shape):
+            steps.insert(1, statements.delete_null_keys(shape, numbered(staging), gone=False))
         refused = self._search(cursor, steps, staging)
         # Unique values that change places between rows are refused when the rows come in different halves: those rows
         # are tried again together, as long as that helps.

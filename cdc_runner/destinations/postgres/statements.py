@@ -74,14 +74,21 @@ def delete_keys(shape: TargetShape, staging: str) -> str:
     return f"DELETE FROM {shape.table.quoted} t USING {staging} s WHERE s.d AND {_same_key(shape)}"
 
 
-def delete_null_keys(shape: TargetShape, staging: str) -> str:
-    """Statement that deletes the rows of all staged keys of which a part is NULL, which no upsert would find again."""
+def delete_null_keys(shape: TargetShape, staging: str, *, gone: bool) -> str:
+    """Statement that deletes the rows whose staged keys have a NULL in them, which no upsert would find again.
+
+    Args:
+        shape: the target.
+        staging: the staging table.
+        gone: those of rows that are gone, else those of rows that are about to be written.
+    """
     same = " AND ".join(
         f"t.{quote_identifier(shape.columns[number])} IS NOT DISTINCT FROM {_value(shape, number)}"
         for number in shape.key
     )
     null = " OR ".join(f"s.c{number} IS NULL" for number in shape.key)
-    return f"DELETE FROM {shape.table.quoted} t USING {staging} s WHERE ({null}) AND {same}"
+    which = "s.d" if gone else "NOT s.d"
+    return f"DELETE FROM {shape.table.quoted} t USING {staging} s WHERE {which} AND ({null}) AND {same}"
 
 
 def upsert(shape: TargetShape, staging: str, *, partial: bool) -> str:

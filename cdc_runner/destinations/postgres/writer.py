@@ -120,8 +120,8 @@ class TableWriter:
             return
         if change.kind is NetKind.MERGE:
             cursor.execute(statements.delete_keys(shape, staging))
-            if change.null_keys and _has_null_key(change, shape):
-                cursor.execute(statements.delete_null_keys(shape, staging))
+            if has_null_key(change, shape):
+                cursor.execute(statements.delete_null_keys(shape, staging, gone=True))
         elif change.kind is NetKind.MULTISET:
             cursor.execute(statements.delete_multiset(shape, staging))
 
@@ -165,6 +165,8 @@ class TableWriter:
                 cursor.execute(statements.delete_upserted(shape, staging))
             elif change.partial:
                 cursor.execute(statements.update_partial(shape, staging))
+            if has_null_key(change, shape):
+                cursor.execute(statements.delete_null_keys(shape, staging, gone=False))
             cursor.execute(statements.upsert(shape, staging, partial=change.partial))
 
     def _updated(self, cursor: psycopg2.extensions.cursor, shape: TargetShape, change: NetChange, staging: str) -> bool:
@@ -235,5 +237,6 @@ class TableWriter:
         cursor.execute(f"DELETE FROM {table.quoted}" if referenced else f"TRUNCATE {table.quoted}")
 
 
-def _has_null_key(change: NetChange, shape: TargetShape) -> bool:
+def has_null_key(change: NetChange, shape: TargetShape) -> bool:
+    """Tell whether a key has a NULL in it, as groups of custom SQL may; no unique index tells such keys apart."""
     return any(change.rows.column(f"c{number}").null_count for number in shape.key)

@@ -82,9 +82,9 @@ class ColumnPlan:
         """
         return ", ".join(self.select_parts(snapshot))
 
-    def select_parts(self, snapshot: Position = Position(0)) -> list[str]:
-        """Return the same one by one. What a mask does not need is not even read."""
-        loaded = _LOADED | {LSN: quote_literal(format_lsn(snapshot.lsn))}
+    def select_parts(self, snapshot: Position | None = None) -> list[str]:
+        """Return the same one by one; only a history needs the position. What a mask does not need is not even read."""
+        loaded = _LOADED | {LSN: quote_literal(format_lsn(snapshot.lsn if snapshot else 0))}
         names = self.source.stream_names
         parts = []
         for place, mask in zip(self.places, self.masks, strict=True):
@@ -142,7 +142,7 @@ def plan_columns(shape: TableShape, schema: TableSchema, mask_key: SecretStr | N
     """
     if shape.custom_sql is not None:
         # Whatever copies rows must not take this for a copy.
-        raise _invalid(schema, "its rows are computed by custom SQL, and cannot be copied")
+        raise _invalid(schema, "its rows are computed by custom SQL and not copied; a reload computes them anew")
     names = schema.stream_names
     key = None if mask_key is None else mask_key.get_secret_value().encode()
     _check_names(shape, schema)

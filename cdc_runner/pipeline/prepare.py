@@ -144,6 +144,31 @@ def prepare(
             each.destination.start_at(Position(confirmed))
 
 
+def refuse_drift(pipeline: str, attached: Sequence[Attached], drift: Mapping[TableId, str]) -> None:
+    """Stop when the publication leaves something out of the tables; they are loaded again once it does not.
+
+    Raises:
+        RosettaError: PUBLICATION_DRIFT, naming what is left out.
+    """
+    if not drift:
+        return
+    load_lost_again(pipeline, attached, set(drift))
+    reasons = sorted(set(drift.values()))
+    more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+    raise RosettaError(ErrorKind.PUBLICATION_DRIFT, "; ".join(reasons[:5]) + more)
+
+
+def load_lost_again(pipeline: str, attached: Sequence[Attached], lost: set[TableId]) -> None:
+    """Load tables again of which the publication left something out: those changes are not in the stream."""
+    for each in attached:
+        ready = {one.sync.target for one in each.destination.table_states() if one.ready}
+        for sync in each.syncs:
+            read = each.custom[sync.target].reads if sync.target in each.custom else {sync.source}
+            if not lost.isdisjoint(read) and sync.target in ready:
+                log.warning("pipeline.unpublished", pipeline=pipeline, table=str(sync.source))
+                each.destination.load_again(sync.target)
+
+
 def _plan(source: SourceSession, tables: SourceTables, each: Attached) -> list[TableLoad]:
     """Make the targets that are not there, and return what has to be loaded into them; committed."""
     wanted = [(sync, tables.usable[sync.source]) for sync in each.syncs]

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,11 @@ from cdc_runner.pipeline.custom import custom_shapers
 from cdc_runner.pipeline.dead_letters import letter_queue
 from cdc_runner.pipeline.history import check_history
 from cdc_runner.pipeline.parking import parking_lot
-from cdc_runner.pipeline.prepare import Attached, Progress, prepare, wait_for_slot
+from cdc_runner.pipeline.prepare import Attached, Progress, load_lost_again, prepare, refuse_drift, wait_for_slot
 from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.source import SourceSession, SourceTables, resolve_syncs
 from cdc_runner.pipeline.stream import Outcome, StreamRun
 from cdc_runner.position import Position
-from cdc_runner.schema import TableId
 from cdc_runner.spec import DestinationSpec, PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
@@ -269,8 +268,10 @@ class PipelineRun:
         held = [one for one in (each.durable() for each in attached) if one is not None]
         check_history(self._catalog, self._spec, [*held, *floors])
         published = {table for each in attached for table in each.reads}
-        self._refuse_drift(attached, self._source.drift([tables.usable[table] for table in sorted(published)]))
-        self._load_again(attached, self._source.unpublished(published))
+        refuse_drift(
+            self._spec.name, attached, self._source.drift([tables.usable[table] for table in sorted(published)])
+        )
+        load_lost_again(self._spec.name, attached, self._source.unpublished(published))
         self._source.publish([tables.usable[table] for table in sorted(published)])
         self._report_tables(attached, tables)
         self._reporter.new_tables([tables.usable[table] for table in sorted(published)])
@@ -296,29 +297,6 @@ class PipelineRun:
             left=[one.destination for one in left],
         )
         return run.run()
-
-    def _refuse_drift(self, attached: Sequence[Attached], drift: Mapping[TableId, str]) -> None:
-        """Stop when the publication leaves something out of the tables; they are loaded again once it does not.
-
-        Raises:
-            RosettaError: PUBLICATION_DRIFT, naming what is left out.
-        """
-        if not drift:
-            return
-        self._load_again(attached, set(drift))
-        reasons = sorted(set(drift.values()))
-        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-        raise RosettaError(ErrorKind.PUBLICATION_DRIFT, "; ".join(reasons[:5]) + more)
-
-    def _load_again(self, attached: Sequence[Attached], lost: set[TableId]) -> None:
-        """Load tables again of which the publication left something out: those changes are not in the stream."""
-        for each in attached:
-            ready = {one.sync.target for one in each.destination.table_states() if one.ready}
-            for sync in each.syncs:
-                read = each.custom[sync.target].reads if sync.target in each.custom else {sync.source}
-                if not lost.isdisjoint(read) and sync.target in ready:
-                    log.warning("pipeline.unpublished", pipeline=self._spec.name, table=str(sync.source))
-                    each.destination.load_again(sync.target)
 
     def _attach(self, tables: SourceTables) -> tuple[list[Attached], list[LeftBehind]]:
         """Open the destinations; those that cannot be reached now are left behind at their last known position."""

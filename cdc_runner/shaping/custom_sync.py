@@ -123,6 +123,8 @@ class CustomShaper:
 
     def _compute(self, change: NetChange, members: Membership) -> NetChange:
         own = change.version.schema.table == self.sync.source
+        if change.version.key_guessed:
+            raise LoadAgain(f"what identifies rows of table {change.version.schema.table} changed")
         if change.truncate and not own:
             raise LoadAgain(f"table {change.version.schema.table}, which its SQL joins, was truncated")
         if change.truncate:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from cdc_runner.capture.base import KIND, TableVersion
+from cdc_runner.capture.base import KIND
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import format_lsn
 from cdc_runner.schema import TableId, TableSchema
@@ -66,7 +66,7 @@ class HistoryShaper:
         yield replace(
             change,
             kind=NetKind.MULTISET,
-            version=TableVersion(plan.target, change.version.number),
+            version=replace(change.version, schema=plan.target),
             rows=events.table(plan),
             partial=False,
             deletes=False,

@@ -81,7 +81,9 @@ def _masks(given: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--exclude", multiple=True, help="A column to leave out; repeatable.")
 @click.option("--rename", multiple=True, help="COLUMN=NAME at the target; repeatable.")
 @click.option("--mask", multiple=True, help="COLUMN=hash, null, truncate:NUMBER or constant:TEXT; repeatable.")
-@click.option("--mode", help="mirror (default) or soft_delete.")
+@click.option("--mode", help="mirror (default), soft_delete or history.")
+@click.option("--custom-sql", help="SELECT that shapes the rows; docs/custom-sql.md says what it may hold.")
+@click.option("--key", multiple=True, help="A column of its result that identifies a row; repeatable.")
 @click.option("--tag", "tags", multiple=True, help="A smart tag; repeatable.")
 @json_option
 def add_table(
@@ -102,6 +104,8 @@ def add_table(
         "rename": _pairs(options["rename"], "--rename"),
         "mask": _masks(options["mask"]),
         "mode": options["mode"],
+        "custom_sql": options["custom_sql"],
+        "key": list(options["key"]),
     }
     if preset is not None and any(shape.values()):
         raise click.UsageError("a preset's tables take --tag only")

@@ -58,7 +58,10 @@ class TableConfig(DestinationConfig):
         default="",
         description="mirror (default); soft_delete: rows that are gone stay, marked; history: each change is a row.",
     )
-    custom_sql: str = Field(default="", description="SELECT that shapes the rows.")
+    custom_sql: str = Field(
+        default="", description="SELECT that shapes the rows; docs/custom-sql.md says what it may hold."
+    )
+    key: list[str] = Field(default=[], description="Columns of its result that identify a row. Empty: they are found.")
     tags: list[str] = Field(default=[], description="Smart tags.")
 
 

@@ -441,16 +441,19 @@ def test_sources_destinations_and_tables_are_changed_from_a_shell(run: Run, real
     assert run("pipeline", "add-table", "daily", "second", "public.orders", *arguments, "--filter", "id > 1").code == 0
     assert run("pipeline", "add-table", "daily", "second", "public.items", "--mask", "a=rot13").code == 2
     assert run("pipeline", "add-table", "daily", "second").code == 2
+    sql = ("--target", "sums", "--custom-sql", "SELECT id, id * 2 AS twice FROM orders")
+    assert run("pipeline", "add-table", "daily", "second", "public.orders", *sql, "--key", "id").code == 0
     run("preset", "create", "shop", "core", "--table", "public.items")
     assert run("pipeline", "add-table", "daily", "second", "--preset", "core").code == 0
     assert run("pipeline", "set", "daily", "load_workers=3").code == 0
     declared = {
-        one["table"]: one
+        one["target"] or one["table"]: one
         for row in run("pipeline", "show", "daily", "--json").json["destinations"]
         for one in row["declared_tables"]
         if row["destination"] == "second"
     }
     assert declared["public.orders"]["tags"] == ["pii"]
+    assert "twice" in declared["sums"]["shape"]
     assert "masked email (hash), phone (truncate 3)" in declared["public.orders"]["shape"]
     assert run("pipeline", "remove-table", "daily", "second", "public.items").code == 0
     assert run("pipeline", "remove-destination", "daily", "second").code == 0

@@ -59,6 +59,15 @@ def publication_drift(
     return {table: reason for table, reason in found.items() if reason}
 
 
+def has_column_list(connection: psycopg2.extensions.connection, oid: int) -> bool:
+    """Tell whether any publication has a list of columns for a table."""
+    if connection.server_version < 150000:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_publication_rel WHERE prrelid = %s AND prattrs IS NOT NULL", (oid,))
+        return cursor.fetchone() is not None
+
+
 def _table_drift(
     schema: TableSchema, publication: str, sent: Mapping[TableId, tuple[Sequence[str] | None, str | None]]
 ) -> str | None:

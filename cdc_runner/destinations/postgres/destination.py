@@ -14,6 +14,7 @@ import structlog
 
 from cdc_runner.capture.inspect import read_tables
 from cdc_runner.capture.publication import SnapshotSlot
+from cdc_runner.capture.publication_drift import has_column_list
 from cdc_runner.connections import classify
 from cdc_runner.destinations.base import Applied, ApplyMode, Computed, ReloadNeeded, TableLoad
 from cdc_runner.destinations.letters import LetterSink
@@ -347,7 +348,10 @@ class PostgresDestination(PostgresSession):
         if not gone or not known.oid or known.oid != now.oid:
             return
         try:
-            present = next(iter(read_tables(self._source(), tables=[sync.source])), None)
+            source = self._source()
+            # Else it is an older table under the same name, whose changes come before those of this one.
+            listed = has_column_list(source, known.oid)
+            present = next(iter(read_tables(source, tables=[sync.source])), None) if listed else None
         except psycopg2.Error as error:
             raise classify(error, "source") from error
         if present is None or present.oid != known.oid:

@@ -50,6 +50,7 @@ class SchemaRegistry:
         pause: waits for seconds.
         """
         self._versions = {schema.table: TableVersion(schema, 1) for schema in known}
+        self._first = {table: version.schema for table, version in self._versions.items()}
         self._read = read
         self._pause = pause
 
@@ -77,7 +78,7 @@ class SchemaRegistry:
             described = list(columns)
             if before is not None:
                 catalog = self._caught_up(described, before.schema, catalog)
-        schema = merge(table, described, before.schema if before else None, catalog)
+        schema = merge(table, described, self._before(table, described, catalog), catalog)
         guessed = False
         if identity is not None:
             schema = _identified(schema, identity, before.schema if before else None)
@@ -103,6 +104,22 @@ class SchemaRegistry:
             self._pause(_LOOK_SECONDS)
             catalog = self._read(before.table)
         return catalog
+
+    def _before(
+        self, table: TableId, described: Sequence[StreamColumn], catalog: TableSchema | None
+    ) -> TableSchema | None:
+        """Return the schema that a description is a change of: the last version, or the first if it comes again.
+
+        A table that was created again and loaded meanwhile is described as it was before first; what was made of that
+        is no ground for what follows.
+        """
+        version, first = self._versions.get(table), self._first.get(table)
+        if first is not None and catalog is not None and first.oid == catalog.oid:
+            present = {column.number for column in catalog.columns}
+            stays = all(column.number in present for column in first.stream_columns)
+            if stays and not is_ahead(described, first.stream_columns):
+                return first
+        return None if version is None else version.schema
 
 
 def merge(

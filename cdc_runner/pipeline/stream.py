@@ -210,8 +210,9 @@ class StreamRun:
             sorted(self._tables.usable),
             self._directory,
             sorted(barriers),
+            # Whoever reads present rows must know of which transactions they have to be.
             stamped=any(
-                each.custom or True in applier.routing.takes_events
+                each.custom or True in applier.routing.takes_events or any(not sync.shape.plain for sync in each.syncs)
                 for each, applier in zip(self._attached, self.appliers, strict=True)
             ),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from cdc_runner.custom_sql.query import ROW_KEY
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId, TableSchema, quote_identifier
 from cdc_runner.shaping.mask import Masker, copy_field
+from cdc_runner.shaping.visibility import Patience, hidden_now
 from cdc_runner.spec import PostgresAddress
 
 log = structlog.get_logger()
@@ -28,7 +28,6 @@ log = structlog.get_logger()
 RowKey = tuple[str, ...]
 
 _TIMEOUT = "300s"
-_VISIBLE_SECONDS = 60.0
 _KEYS = "pg_temp.rosetta_custom_keys"
 _WIDTH = 32
 """Most columns that a key can have, as in PostgreSQL's indexes."""
@@ -83,16 +82,10 @@ class CustomSource:
         try:
             connection = self._session()
             cursor = connection.cursor()
-            deadline = time.monotonic() + _VISIBLE_SECONDS
+            patience = Patience()
             while self._hidden(cursor, transactions):
                 connection.rollback()
-                if time.monotonic() > deadline:
-                    raise RosettaError(
-                        ErrorKind.SOURCE_UNAVAILABLE,
-                        f"transactions that were streamed are not visible at the source after {_VISIBLE_SECONDS:g} s: "
-                        "it waits for a synchronous standby",
-                    )
-                time.sleep(0.005)
+                patience.wait()
             yield SnapshotRows(cursor)
             connection.rollback()
         except psycopg2.Error as error:
@@ -107,10 +100,7 @@ class CustomSource:
         if self._snapshot_statement is not None:
             cursor.execute(self._snapshot_statement)
             return False
-        cursor.execute("SELECT txid_current_snapshot()::text")
-        row = cursor.fetchone()
-        assert row is not None, "a function gives a row"
-        return any(True for _ in hidden_transactions(row[0], transactions))
+        return bool(hidden_now(cursor, transactions))
 
     def _session(self) -> psycopg2.extensions.connection:
         if self._connection is None or self._connection.closed:
@@ -225,27 +215,6 @@ class SnapshotRows:
         if lines:
             data = io.BytesIO(b"\n".join(lines) + b"\n")
             self._cursor.copy_expert(f"COPY {_KEYS} ({columns}) FROM STDIN", data, size=1 << 18)
-
-
-def hidden_transactions(snapshot: str, transactions: Iterable[int]) -> Iterator[int]:
-    """Yield the transactions that a snapshot, given as text, does not show.
-
-    Args:
-        snapshot: `xmin:xmax:xip,…`, numbers with their epoch.
-        transactions: numbers without epoch, none of which is older than half of their range.
-    """
-    low, high, running = snapshot.split(":")
-    xmin, xmax = int(low), int(high)
-    open_ones = {int(one) for one in running.split(",") if one}
-    for number in transactions:
-        # The number nearest to the snapshot that ends in these 32 bits.
-        whole = (xmax & ~0xFFFFFFFF) | number
-        if whole - xmax > 1 << 31:
-            whole -= 1 << 32
-        elif xmax - whole > 1 << 31:
-            whole += 1 << 32
-        if whole >= xmax or (whole >= xmin and whole in open_ones):
-            yield number
 
 
 def key_text(key: Sequence[str | None]) -> str:

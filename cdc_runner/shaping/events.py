@@ -18,7 +18,7 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableSchema
 from cdc_runner.shaping.columns import ColumnPlan, plan_columns, shaped_marks
 from cdc_runner.shaping.moves import without_moves
-from cdc_runner.shaping.net import NetChange, Origin
+from cdc_runner.shaping.net import NetChange, Origin, transactions_of
 from cdc_runner.shaping.source_rows import SourceRows
 from cdc_runner.spec import ResolvedSync, SyncMode
 
@@ -59,6 +59,7 @@ class EventShaper:
             RosettaError: CONFIG_INVALID when the shape does not fit the table (any more), and the source kinds.
         """
         plan = self._plan(change.version)
+        self._source.heed(transactions_of(change.rows))
         rows = without_moves(change.rows, plan.source, self._fetch)
         if plan.filter is not None and rows.num_rows:
             rows = self._filtered(rows, plan) if plan.source.key else self._passing(rows, plan)

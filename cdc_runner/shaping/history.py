@@ -18,7 +18,7 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import format_lsn
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.columns import ColumnPlan, plan_columns
-from cdc_runner.shaping.net import NetChange, NetKind, Origin
+from cdc_runner.shaping.net import NetChange, NetKind, Origin, transactions_of
 from cdc_runner.shaping.source_rows import SourceRows
 from cdc_runner.spec import MaskKind, ResolvedSync
 
@@ -60,6 +60,7 @@ class HistoryShaper:
         if change.kind is not NetKind.EVENTS:
             raise RosettaError(ErrorKind.INTERNAL, "a history is made of events")
         plan = plan_columns(self.sync.shape, change.version.schema, self.sync.mask_key)
+        self._source.heed(transactions_of(change.rows))
         events = _events(change.rows, plan)
         if plan.filter is not None and events.operations:
             events = self._filtered(events, plan)

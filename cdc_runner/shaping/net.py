@@ -115,6 +115,13 @@ class NetChange:
     compute: Callable[[Membership], NetChange] | None = None
 
 
+def transactions_of(rows: pa.Table) -> frozenset[int]:
+    """Return the numbers of the transactions that rows come from; empty where the stream is not stamped."""
+    if "xid" not in rows.column_names:
+        return frozenset()
+    return frozenset(pc.unique(rows.column("xid")).drop_null().to_pylist())
+
+
 class NetShaper:
     """Computes net changes in DuckDB. Owns a connection of one thread; not to be shared between threads."""
 
@@ -125,10 +132,10 @@ class NetShaper:
 
     def shape(self, changes: TableChanges) -> Iterator[NetChange]:
         """Yield the net changes of one table in one segment, to be applied in order; mostly there is one."""
-        if "xid" not in changes.rows.column_names:
+        transactions = transactions_of(changes.rows)
+        if not transactions:
             yield from self._shape(changes)
             return
-        transactions = frozenset(pc.unique(changes.rows.column("xid")).to_pylist())
         for change in self._shape(changes):
             yield replace(change, transactions=transactions)
 

@@ -19,10 +19,13 @@ from cdc_runner.connections import classify, connect
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, TableId, TableSchema, quote_identifier
 from cdc_runner.shaping.mask import copy_field
+from cdc_runner.shaping.visibility import Patience, hidden_now
 from cdc_runner.spec import PostgresAddress
 
 _ROW = "_rosetta_row"
 _TIMEOUT = "300s"
+_MOST_TOLD = 10_000
+"""Transactions to heed; beyond it those that are visible by now are forgotten."""
 
 _COLLATIONS = """
 SELECT a.attnum, c.collname, n.nspname FROM pg_attribute a
@@ -44,6 +47,7 @@ class SourceRows:
         self._connection: psycopg2.extensions.connection | None = None
         self._made: set[str] = set()
         self._collations: dict[TableId, dict[int, str]] = {}
+        self._told: frozenset[int] = frozenset()
 
     def close(self) -> None:
         """Close the session; the next question opens another."""
@@ -92,8 +96,33 @@ class SourceRows:
         """
         self.passing(schema, condition, places, [pa.array([], pa.string()) for _ in places])
 
+    def heed(self, transactions: frozenset[int]) -> None:
+        """Have later reads of rows show these transactions, which the stream has told.
+
+        Raises:
+            RosettaError: the source kinds.
+        """
+        self._told |= transactions
+        if len(self._told) > _MOST_TOLD:
+            try:
+                with self._session() as connection, connection.cursor() as cursor:
+                    self._told = hidden_now(cursor, self._told)
+            except psycopg2.Error as error:
+                self.close()
+                raise classify(error, "source") from error
+
+    def _wait_until_shown(self, connection: psycopg2.extensions.connection) -> None:
+        """Wait until every statement from here on sees what the stream has told."""
+        patience = Patience()
+        while self._told:
+            with connection.cursor() as cursor:
+                self._told = hidden_now(cursor, self._told)
+            # READ COMMITTED: the next statement has a newer snapshot.
+            if self._told:
+                patience.wait()
+
     def fetch(self, schema: TableSchema, keys: Sequence[Sequence[str]]) -> list[tuple[str | None, ...] | None]:
-        """Return present rows by key, in the order of the keys.
+        """Return present rows by key, in the order of the keys: not older than the transactions that were heeded.
 
         Args:
             schema: the version of the table that the rows are wanted in: texts of its stream columns.
@@ -101,9 +130,13 @@ class SourceRows:
 
         Returns:
             A row for each key, None where there is none now. A column that the table has no more is NULL.
+
+        Raises:
+            RosettaError: SOURCE_UNAVAILABLE when those do not become visible, and the source kinds.
         """
         try:
             with self._session() as connection:
+                self._wait_until_shown(connection)
                 present = read_tables(connection, tables=[schema.table])
                 now = {column.number or column.name: column.name for column in present[0].columns} if present else {}
                 wanted = [now.get(column.number or column.name) for column in schema.stream_columns]

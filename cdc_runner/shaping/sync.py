@@ -93,6 +93,7 @@ class SyncShaper:
         if change.kind is NetKind.EVENTS:
             yield self._events.shape(change)
             return
+        self._source.heed(change.transactions)
         version = self._version(change.version)
         plan = version.plan
         if change.kind is NetKind.MULTISET:

@@ -63,6 +63,35 @@ def test_rows_are_read_when_the_streamed_transaction_is_visible(own: PipelineHar
     assert target.execute("SELECT id, region, n FROM rows ORDER BY 1") == [(1, "b", 10), (2, "a", 2)]
 
 
+def test_a_filter_decides_by_rows_that_show_the_streamed_transaction(own: PipelineHarness) -> None:
+    """The deciding value is not in the stream, so the row is read; what stands there before the commit is too old."""
+    source, target = own.source, own.targets["target"]
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, n int, note text); ALTER TABLE t ALTER note SET STORAGE EXTERNAL;"
+        "INSERT INTO t VALUES (1, 1, repeat('x', 3000)), (2, 2, repeat('y', 3000))"
+    )
+    own.configure(syncs=[{"table": "public.t", "target": "t", "filter": "note LIKE 'x%'"}])
+    own.start()
+    own.wait_caught_up()
+    assert target.execute("SELECT id, n FROM t") == [(1, 1)]
+    _synchronous(source, "'nobody'")
+    before = own.position("target")
+    writer = threading.Thread(target=source.execute, args=("UPDATE t SET n = 10 WHERE id = 1",))
+    writer.start()
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'UPDATE t%'"
+    asks = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '% rows' AND query LIKE '%txid_current%'"
+    wait_for(lambda: source.execute(waits) == [(1,)], 60, "the commit to wait for its standby")
+    wait_for(
+        lambda: own.position("target") > before or source.execute(asks) != [(0,)],
+        60,
+        "the stream to tell of the commit",
+    )
+    _synchronous(source, "''")
+    writer.join(60)
+    own.wait_caught_up()
+    assert target.execute("SELECT id, n FROM t") == [(1, 10)]
+
+
 def _synchronous(source: Database, names: str) -> None:
     with closing(source.connect()) as connection:
         connection.autocommit = True

@@ -284,7 +284,8 @@ def test_odd_names_are_quoted_in_statements(source_database: Database, target_da
     quoted = quote_identifier(name)
     source_database.execute(f"CREATE TABLE {quoted} (id bigint PRIMARY KEY, {quoted} text)")
     target_database.execute(f"CREATE TABLE {quoted} (id bigint PRIMARY KEY)")
-    pipeline = spec(source_database.address(), target_database.address())
+    # Debezium leaves a table out whose name holds a quote; the other engine takes them all.
+    pipeline = spec(source_database.address(), target_database.address(), capture_engine="pgoutput")
     (finding,) = problems(examine(pipeline))
     target_database.execute(finding.solution)
     assert problems(examine(pipeline)) == []

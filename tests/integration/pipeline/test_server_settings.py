@@ -43,8 +43,7 @@ TYPES = (
 def test_values_are_exact_whatever_the_databases_settings(pipeline: PipelineHarness) -> None:
     """After the load, an insert and an update, also where a statement may take no longer than a moment."""
     source, target = pipeline.source, pipeline.targets["target"]
-    for extension in type_cases.EXTENSIONS:
-        source.execute(f"CREATE EXTENSION {extension}")
+    source.execute("CREATE EXTENSION hstore")
     source.execute(type_cases.SETUP)
     for number, name in enumerate(TYPES):
         source.execute(f"CREATE TABLE public.s{number} (id int PRIMARY KEY, tag int, v {name})")

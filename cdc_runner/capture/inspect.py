@@ -108,6 +108,11 @@ def matches(table: TableId, patterns: Iterable[str]) -> bool:
     )
 
 
+def is_pattern(table: str) -> bool:
+    """Tell whether a pattern stands for several tables."""
+    return any(character in part for part in split_pattern(table) for character in "*?")
+
+
 def read_tables(
     connection: psycopg2.extensions.connection,
     patterns: Sequence[str] | None = None,

@@ -67,7 +67,7 @@ class Applier:
         letters: looks after the rows that the destination refuses; None where a refused row stops it.
         parking: takes batches while the destination is away; None where that is not to be.
         """
-        self._shapers = shapers
+        self.shapers = shapers
         self._source_of = {sync.target: sync.source for sync in syncs}
         self.destination = destination
         self._letters = letters
@@ -320,7 +320,7 @@ class Applier:
         return self.destination.catch_up_schema(self._present_target)
 
     def _present_target(self, target: TableId) -> TableSchema | None:
-        source, shaper = self._source_of.get(target), self._shapers.get(target)
+        source, shaper = self._source_of.get(target), self.shapers.get(target)
         schema = None if source is None else self._present(source)
         return schema if schema is None or shaper is None else shaper.target_schema(schema)
 

@@ -80,7 +80,7 @@ class _Fence:
             return
         began = time.monotonic()
         try:
-            answer = self._answer(prepared)
+            answer = self._answer(prepared, applier)
         except RosettaError as error:
             answer = fences.Answer(None, error=error.message)
         except Exception as error:
@@ -96,8 +96,8 @@ class _Fence:
         )
         self.answers.put((applier.pipeline_destination_id, answer))
 
-    def _answer(self, prepared: _Prepared) -> fences.Answer:
-        upserted, deleted = self._rewrite(prepared) if prepared.keys else (0, 0)
+    def _answer(self, prepared: _Prepared, applier: Applier) -> fences.Answer:
+        upserted, deleted = self._rewrite(prepared, applier) if prepared.keys else (0, 0)
         try:
             with prepared.connection.cursor() as cursor:
                 cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -110,7 +110,7 @@ class _Fence:
             raise RosettaError(ErrorKind.INTERNAL, "the destination is not at the fence")
         return fences.Answer(snapshot[0], upserted, deleted)
 
-    def _rewrite(self, prepared: _Prepared) -> tuple[int, int]:
+    def _rewrite(self, prepared: _Prepared, applier: Applier) -> tuple[int, int]:
         destination = prepared.destination
         source = connect(self._spec.source.address, application_name="rosetta repair")
         try:
@@ -120,7 +120,8 @@ class _Fence:
                 cursor.execute(self.slot.import_statement())
             sources = {one.sync.source for one in destination.table_states() if one.sync.target in prepared.keys}
             present = {schema.table: schema for schema in read_tables(source, tables=sources)}
-            return rewrite_rows(source, present, destination, prepared.keys)
+            spec = next(one for one in self._spec.destinations if one.id == prepared.identifier)
+            return rewrite_rows(source, present, destination, prepared.keys, spec, applier.shapers)
         except psycopg2.Error as error:
             raise classify(error, "source") from error
         except RosettaError:

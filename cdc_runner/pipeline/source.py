@@ -9,7 +9,7 @@ import psycopg2
 import psycopg2.extensions
 
 from cdc_runner.capture.fetch import fetch_rows
-from cdc_runner.capture.inspect import matches, read_tables, split_pattern, unsafe_identity
+from cdc_runner.capture.inspect import is_pattern, matches, read_tables, unsafe_identity
 from cdc_runner.capture.publication import (
     SlotState,
     check_slot,
@@ -192,11 +192,6 @@ class SourceSession:
         except psycopg2.Error as error:
             self.close()
             raise classify(error, "source") from error
-
-
-def is_pattern(table: str) -> bool:
-    """Tell whether a sync's table stands for several."""
-    return any(character in part for part in split_pattern(table) for character in "*?")
 
 
 def resolve_syncs(destination: DestinationSpec, tables: SourceTables) -> list[ResolvedSync]:

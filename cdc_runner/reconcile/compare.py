@@ -71,8 +71,6 @@ class Comparison:
         return replace(result, seconds=time.monotonic() - began)
 
     def _compare(self, subject: Subject) -> TableResult:
-        if subject.rules.skipped is not None:
-            return replace(subject.result, outcome=TableOutcome.SKIPPED, reason=subject.rules.skipped)
         if subject.present is None:
             return replace(subject.result, outcome=TableOutcome.SKIPPED, reason="the source has dropped the table")
         if subject.target is None or subject.target.kind not in ("r", "p"):

@@ -18,6 +18,10 @@ _NAMES_OF_OBJECTS = frozenset(
 )  # fmt: skip
 
 
+NOTHING = "NULL::text"
+"""The text of a column that holds nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """How one side of a table is read. Expressions are SQL over the alias `t`.
@@ -70,19 +74,24 @@ class Rules:
 
     Attributes:
         skipped: why its content is not that of the source table at all; None when it is.
-        where: which rows of the source it is to hold, as SQL over the alias `t`; None for all.
-        target_where: which rows of the target stand for rows of the source, likewise.
+        where: which rows of the source it is to hold, as SQL over the table's columns; None for all.
+        target_where: which rows of the target stand for rows of the source, as SQL over the alias `t`; None for all.
+        origins: for target columns the source's columns as they were when the target was made for them, where they
+            are others than the destination remembers.
+        added: target columns that do not come from the source.
+        fixed: target columns that hold one text in every row, as SQL of type text.
         altered: target columns that hold other values on purpose, with the reason.
         left_behind: source columns that are not copied on purpose.
-        repairable: whether rows may be written from the source as they are.
     """
 
     skipped: str | None = None
     where: str | None = None
     target_where: str | None = None
+    origins: Mapping[str, Column] = field(default_factory=dict)
+    added: frozenset[str] = frozenset()
+    fixed: Mapping[str, str] = field(default_factory=dict)
     altered: Mapping[str, str] = field(default_factory=dict)
     left_behind: frozenset[str] = frozenset()
-    repairable: bool = True
 
 
 class NotComparable(Exception):
@@ -111,7 +120,10 @@ def plan_table(
     texts: dict[str, tuple[str, str]] = {}
     partner: dict[str, str] = {}
     for column in known.schema.stream_columns:
-        source = by_number.get(column.number) if column.number else by_name.get(column.name)
+        if column.name in rules.added:
+            continue
+        origin = rules.origins.get(column.name, column)
+        source = by_number.get(origin.number) if origin.number else by_name.get(origin.name)
         if source is None:
             left_out[column.name] = "the source does not have it any more"
             continue
@@ -122,7 +134,10 @@ def plan_table(
         if column.name in rules.altered:
             left_out[column.name] = rules.altered[column.name]
             continue
-        pair = _texts(source, there.column, schema_map)
+        if column.name in rules.fixed:
+            pair: tuple[str, str] | str = _fixed(rules.fixed[column.name], there.column)
+        else:
+            pair = _texts(source, there.column, schema_map)
         if isinstance(pair, str):
             left_out[column.name] = pair
         else:
@@ -145,6 +160,13 @@ def plan_table(
         for place, table in enumerate((present.table, target.table))
     ]
     return TablePlan(sides[0], sides[1], key, left_out)
+
+
+def _fixed(text: str, target: Column) -> tuple[str, str] | str:
+    """Return the SQL for both sides of a column that holds one text, or why the target's type could write another."""
+    if text != NOTHING and target.type_name != "text":
+        return f"a mask's constant stands in its place, as {target.type_text}"
+    return text, f"t.{quote_identifier(target.name)}::text"
 
 
 def _texts(source: Column, target: Column, schema_map: SchemaMap) -> tuple[str, str] | str:

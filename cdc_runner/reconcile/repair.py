@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
 import psycopg2
 import psycopg2.extensions
@@ -13,11 +14,13 @@ from cdc_runner.connections import classify
 from cdc_runner.destinations.base import TableState
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.reconcile.plan import output_text
+from cdc_runner.reconcile.plan import NotComparable, Rules, output_text
 from cdc_runner.reconcile.result import Key
+from cdc_runner.reconcile.shape import Outdated, rules_of
 from cdc_runner.schema import Column, TableId, TableSchema, quote_identifier
 from cdc_runner.shaping.net import NetChange, NetKind
-from cdc_runner.spec import ResolvedSync
+from cdc_runner.shaping.sync import SyncShaper, TableShaper
+from cdc_runner.spec import DestinationSpec, ResolvedSync
 
 _KEYS_AT_ONCE = 5_000
 
@@ -29,22 +32,25 @@ def rewrite_rows(
     present: Mapping[TableId, TableSchema],
     destination: PostgresDestination,
     keys: Mapping[TableId, Sequence[Key]],
-    where: Mapping[TableId, str] | None = None,
+    spec: DestinationSpec,
+    shapers: Mapping[TableId, TableShaper],
 ) -> tuple[int, int]:
     """Bring the rows with these keys to what the source has, in one transaction of the destination.
 
-    Exact when the source's session sees the destination's position: rows that the source has are written whole, the
-    others deleted. The position does not change.
+    Exact when the source's session sees the destination's position: rows that the source has for the target are
+    written whole, through the shape of the target's sync, the others deleted or marked. The position does not change.
+    To be called by the thread that applies, whose shapers these are.
 
     Args:
         source: a session in a transaction under the snapshot.
         present: the source's tables in that snapshot.
         destination: at the same position.
         keys: key texts by target table.
-        where: conditions that rows of a source must meet to be at a target, by target table.
+        spec: the destination, with its syncs.
+        shapers: by target table, of the syncs that are no plain copies.
 
     Returns:
-        How many rows were written and how many keys deleted.
+        How many rows were written and how many keys deleted or marked.
 
     Raises:
         RosettaError: nothing was written.
@@ -55,15 +61,45 @@ def rewrite_rows(
     for target, listed in keys.items():
         known = states.get(target)
         schema = None if known is None else present.get(known.sync.source)
-        if known is None or known.shape or schema is None or not known.schema.key:
+        if known is None or schema is None or not known.schema.key:
             raise RosettaError(ErrorKind.NOT_FOUND, f"table {target} has no rows that could be fetched by key")
-        rows = _fetch(source, schema, known.schema, listed, (where or {}).get(target))
+        origin = known.captured_schema
+        rows = _fetch(source, schema, origin, listed, _rules(spec, known, schema).where)
         gone = sorted({tuple(key) for key in listed} - rows.keys())
-        changes.append((known.sync, _change(known, rows, gone)))
+        changes += [(known.sync, one) for one in _shaped(known, _change(origin, rows, gone), shapers.get(target))]
         upserted += len(rows)
         deleted += len(gone)
     destination.rewrite(changes)
     return upserted, deleted
+
+
+def _rules(spec: DestinationSpec, known: TableState, present: TableSchema) -> Rules:
+    """Return which rows of the source are for a target.
+
+    Raises:
+        RosettaError: its rows are not to be written from the source.
+    """
+    try:
+        rules = rules_of(spec, known, present)
+    except (Outdated, NotComparable) as reason:
+        raise RosettaError(ErrorKind.DESTINATION_SCHEMA, f"table {known.sync.target}: {reason}") from None
+    if rules.skipped is not None:
+        raise RosettaError(ErrorKind.NOT_FOUND, f"table {known.sync.target}: {rules.skipped}")
+    return rules
+
+
+def _shaped(known: TableState, change: NetChange, shaper: TableShaper | None) -> Iterable[NetChange]:
+    """Return a change of the source's table as those of the target.
+
+    Raises:
+        RosettaError: the pipeline does not shape the table as its rows are.
+    """
+    if not known.shape:
+        return (change,)
+    if not isinstance(shaper, SyncShaper) or shaper.sync.shape.fingerprint != known.shape:
+        # Plain rows would hold what a filter or a mask keeps back.
+        raise RosettaError(ErrorKind.INTERNAL, f"the pipeline does not shape table {known.sync.target} as its rows are")
+    return shaper.shape(change, time.time())
 
 
 def _fetch(
@@ -73,7 +109,7 @@ def _fetch(
     keys: Sequence[Key],
     where: str | None,
 ) -> dict[Key, tuple[str | None, ...]]:
-    """Return the source's rows with these keys, by key text, in the order of the columns that the target knows."""
+    """Return the source's rows with these keys, by key text, in the order of the columns that are known."""
     partners = [_partner(present, column) for column in known.stream_columns]
     texts = ", ".join("NULL" if one is None else output_text(f"t.{quote_identifier(one.name)}") for one in partners)
     names = [known.stream_names.index(name) for name in known.key]
@@ -86,11 +122,14 @@ def _fetch(
         f"t.{quote_identifier(one.name)} = w.k{place}::{one.type_text}" for place, one in enumerate(columns)
     )
     identity = ", ".join(f"t.{quote_identifier(one.name)}::text" for one in columns)
-    condition = "" if where is None else f" WHERE {where}"
     only = "" if present.partitioned else "ONLY "
+    table = f"{only}{present.table.quoted}"
+    if where is not None:
+        # A condition names columns alone: it must not see those of the wanted keys.
+        table = f"(SELECT * FROM {table} WHERE {where})"
     aliases = ", ".join(f"k{place}" for place in range(len(columns)))
     head = f"SELECT ARRAY[{identity}], {texts} FROM unnest("
-    tail = f") AS w({aliases}) JOIN {only}{present.table.quoted} t ON {same}{condition}"
+    tail = f") AS w({aliases}) JOIN {table} t ON {same}"
     # Names and conditions may hold the driver's own mark.
     statement = head.replace("%", "%%") + wanted + tail.replace("%", "%%")
     found: dict[Key, tuple[str | None, ...]] = {}
@@ -114,10 +153,10 @@ def _partner(present: TableSchema, column: Column) -> Column | None:
     return None
 
 
-def _change(known: TableState, rows: Rows, gone: Sequence[Key]) -> NetChange:
-    """Return the net change that writes some rows whole and deletes others."""
-    names = known.schema.stream_names
-    places = [names.index(name) for name in known.schema.key]
+def _change(schema: TableSchema, rows: Rows, gone: Sequence[Key]) -> NetChange:
+    """Return the net change of the source's table that writes some rows whole and deletes others."""
+    names = schema.stream_names
+    places = [names.index(name) for name in schema.key]
     values: list[list[str | None]] = [[] for _ in names]
     for row in rows.values():
         for place, value in enumerate(row):
@@ -138,7 +177,7 @@ def _change(known: TableState, rows: Rows, gone: Sequence[Key]) -> NetChange:
     )
     return NetChange(
         kind=NetKind.MERGE,
-        version=TableVersion(known.schema, 0),
+        version=TableVersion(schema, 0),
         truncate=False,
         rows=table,
         partial=False,

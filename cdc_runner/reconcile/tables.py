@@ -12,7 +12,9 @@ from cdc_runner.destinations.postgres.target_table import read_target
 from cdc_runner.destinations.postgres.type_names import TypePlaces
 from cdc_runner.reconcile.compare import Comparison, Subject
 from cdc_runner.reconcile.fenced import Fenced
+from cdc_runner.reconcile.plan import NotComparable
 from cdc_runner.reconcile.result import TableOutcome, TableResult
+from cdc_runner.reconcile.shape import Outdated, rules_of
 from cdc_runner.schema import TableId
 from cdc_runner.spec import DestinationSpec
 
@@ -44,10 +46,16 @@ def compare_destination(
     comparison = Comparison(source, target)
     for one in known:
         result = TableResult(destination.id, destination.name, one.sync.source, one.sync.target, TableOutcome.BEHIND)
-        if one.shape:
-            # Compared with plain rows it would differ, and a repair would write what a filter or a mask keeps back.
-            reason = "its filter, columns, masks, history or custom SQL make it another table than the source's"
-            yield replace(result, outcome=TableOutcome.SKIPPED, reason=reason)
+        try:
+            rules = rules_of(destination, one, present.get(one.sync.source))
+        except Outdated as reason:
+            yield replace(result, reason=str(reason))
+            continue
+        except NotComparable as reason:
+            yield replace(result, outcome=TableOutcome.NOT_COMPARABLE, reason=str(reason))
+            continue
+        if rules.skipped is not None:
+            yield replace(result, outcome=TableOutcome.SKIPPED, reason=rules.skipped)
         elif not one.ready:
             yield replace(result, reason="it is being loaded")
         elif one.sync.source in pending:
@@ -56,4 +64,4 @@ def compare_destination(
             yield replace(result, reason="it was loaded at a later position than that of the comparison")
         else:
             there = read_target(target.keeper, one.sync.target)
-            yield comparison.compare(Subject(result, present.get(one.sync.source), one, there, places))
+            yield comparison.compare(Subject(result, present.get(one.sync.source), one, there, places, rules))

@@ -155,6 +155,7 @@ def test_every_sensor_and_schedule_keeps_its_cadence_at_a_small_cost(pages, conf
         "sessions_per_minute": round((opened(config_server) - sessions) * 60 / seconds, 1),
         "rows_per_day": {name: per_day(before[name], written(config_server, database), seconds)
                          for name, database in databases.items()},
+        "events_by_type": events_since(config_server, began),
         "cadence": cadence(pages, began),
     }  # fmt: skip
     figures_file(tmp_path).write_text(json.dumps(result, indent=2))
@@ -176,6 +177,17 @@ def cadence(pages: DagsterPages, began: float) -> dict[str, dict[str, float]]:
         found[name] = {"wanted": wanted, "intervals": len(between), "mean": round(mean(between), 1),
                        "longest": round(max(between), 1)}  # fmt: skip
     return found
+
+
+def events_since(server: PostgresServer, began: float) -> dict[str, int]:
+    """Events of Dagster by type and, for those of runs, apart."""
+    rows = server.execute(
+        "SELECT coalesce(dagster_event_type, 'log') || CASE WHEN run_id = '' THEN '' ELSE ' (run)' END, count(*) "
+        "FROM event_logs WHERE timestamp >= to_timestamp(%s) AT TIME ZONE 'UTC' GROUP BY 1 ORDER BY 2 DESC",
+        (began,),
+        database="test_cost_dagster",
+    )
+    return {name: int(count) for name, count in rows}
 
 
 def opened(server: PostgresServer) -> int:

@@ -139,9 +139,14 @@ def _interrupt(request: PreviewRequest, running: Callable[[], object]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     watcher = threading.Thread(target=watch)
-    watcher.start()
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run_preview(request)
-    watcher.join(60)
+    # A shell that starts the tests in the background has interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        watcher.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            run_preview(request)
+        watcher.join(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 120, "it was not waited for"

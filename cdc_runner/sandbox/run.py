@@ -117,8 +117,8 @@ def run_statement(
     # The time of a busy machine until the child is ready is not the statement's.
     deadline = [began + START_SECONDS]
     watcher = threading.Thread(target=_watch, args=(process.pid, deadline, finished, cancelled, killed), daemon=True)
-    watcher.start()
     try:
+        watcher.start()
         data = _exchange(process, _request(sql, tables, limits, check_only=check_only), deadline, limits.seconds)
     except BaseException:
         # Ctrl-C, or the end of the run that asked: nobody waits for the statement any more.
@@ -128,7 +128,8 @@ def run_statement(
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         finished.set()
-        watcher.join()
+        if watcher.ident is not None:
+            watcher.join()
     seconds, peak = time.monotonic() - began, usage.ru_maxrss * 1024
     if killed.is_set() or process.returncode != 0:
         return _ended_early(process.returncode, killed.is_set(), cancelled, limits, seconds, peak)

@@ -27,7 +27,8 @@ from rosetta_dagster.jobs.runner import start_runner, stop_runner
 from rosetta_dagster.jobs.settings import SETTING_JOBS
 from rosetta_dagster.jobs.sources import SOURCE_JOBS
 from rosetta_dagster.jobs.tags import TAG_JOBS
-from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows
+from rosetta_dagster.resources.catalog import catalog_session
+from rosetta_dagster.resources.catalog_rows import read_catalog_rows
 from rosetta_dagster.schedules.credit_monitor import credit_monitor, credit_monitor_job
 from rosetta_dagster.schedules.overview_pictures import overview_pictures, overview_pictures_job
 from rosetta_dagster.schedules.prune import prune, prune_job

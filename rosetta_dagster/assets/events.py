@@ -9,7 +9,7 @@ from dagster import AssetMaterialization, AssetObservation, MetadataValue, Table
 from cdc_runner.position import format_lsn
 from rosetta_dagster.assets.specs import pipeline_key, table_key
 from rosetta_dagster.monitoring.load_progress import LoadProgress
-from rosetta_dagster.resources.catalog import PipelineHealth, StreamHealth, TableHealth
+from rosetta_dagster.resources.pipeline_health import PipelineHealth, StreamHealth, TableHealth
 
 Metadata = dict[str, MetadataValue]
 

@@ -11,7 +11,7 @@ from rosetta_dagster.assets.snapshot import CatalogSnapshot
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.monitoring.overview import Overview
 from rosetta_dagster.monitoring.verdicts import verdicts
-from rosetta_dagster.resources.catalog import PipelineHealth
+from rosetta_dagster.resources.pipeline_health import PipelineHealth
 
 # Not below "rosetta": a pipeline may be called overview.
 OVERVIEW_KEY = AssetKey(["overview"])

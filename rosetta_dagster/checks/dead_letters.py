@@ -20,7 +20,8 @@ from rosetta_dagster.assets.snapshot import CatalogSnapshot
 from rosetta_dagster.assets.specs import table_key
 from rosetta_dagster.jobs.outcome import engine_outcome
 from rosetta_dagster.monitoring.verdicts import TABLE_CHECK, CheckVerdict, table_letters
-from rosetta_dagster.resources.catalog import catalog_session, read_health
+from rosetta_dagster.resources.catalog import catalog_session
+from rosetta_dagster.resources.pipeline_health import read_health
 
 
 def build_dead_letter_checks(snapshot: CatalogSnapshot) -> list[AssetChecksDefinition]:

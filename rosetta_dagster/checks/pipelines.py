@@ -20,7 +20,8 @@ from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.jobs.outcome import engine_outcome
 from rosetta_dagster.jobs.verb import findings_table
 from rosetta_dagster.monitoring.verdicts import CHECKS, CheckVerdict, verdicts
-from rosetta_dagster.resources.catalog import catalog_session, read_health
+from rosetta_dagster.resources.catalog import catalog_session
+from rosetta_dagster.resources.pipeline_health import read_health
 
 DOCTOR = "doctor_finds_no_error"
 _DOCTOR_DESCRIPTION = (

@@ -12,7 +12,8 @@ from rosetta_dagster.assets.events import pipeline_summary
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.jobs.outcome import engine_outcome
 from rosetta_dagster.jobs.partitions import PIPELINES, one_at_a_time
-from rosetta_dagster.resources.catalog import PipelineHealth, catalog_session, read_health
+from rosetta_dagster.resources.catalog import catalog_session
+from rosetta_dagster.resources.pipeline_health import PipelineHealth, read_health
 
 _LISTED_TABLES = 200
 

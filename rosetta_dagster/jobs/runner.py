@@ -9,7 +9,8 @@ from cdc_runner.catalog.environment import read_environment
 from cdc_runner.catalog.settings import get_setting, set_setting
 from rosetta_dagster.jobs.outcome import engine_outcome
 from rosetta_dagster.resources import runner_process
-from rosetta_dagster.resources.catalog import RunnerHeartbeat, catalog_session, read_runners
+from rosetta_dagster.resources.catalog import catalog_session
+from rosetta_dagster.resources.runner_heartbeats import RunnerHeartbeat, read_runners
 
 _TAGS = {"rosetta/runner": "control", "dagster/max_runtime": "180"}
 

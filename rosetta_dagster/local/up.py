@@ -17,7 +17,8 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from rosetta_dagster.embedded import EmbeddedStack, StackState, environment
 from rosetta_dagster.embedded import port as loopback_port
 from rosetta_dagster.local.dagster_server import DEFAULT_PORT, DagsterServer
-from rosetta_dagster.resources.catalog import RunnerHeartbeat, catalog_session, read_runners
+from rosetta_dagster.resources.catalog import catalog_session
+from rosetta_dagster.resources.runner_heartbeats import RunnerHeartbeat, read_runners
 from rosetta_dagster.resources.runner_process import start_runner, stop_runner
 
 _log = structlog.get_logger(__name__)

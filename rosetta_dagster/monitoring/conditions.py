@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cdc_runner.catalog.notifications import Condition
-from rosetta_dagster.resources.catalog import PipelineHealth
+from rosetta_dagster.resources.pipeline_health import PipelineHealth
 
 LATE_REPORT_SECONDS = 300
 

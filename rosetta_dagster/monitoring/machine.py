@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.models import SystemMetric
-from rosetta_dagster.resources.catalog import RunnerHeartbeat
+from rosetta_dagster.resources.runner_heartbeats import RunnerHeartbeat
 
 _PIPELINE_MODULE = "cdc_runner.pipeline"
 

@@ -13,7 +13,7 @@ from cdc_runner.catalog.backfills import listed
 from cdc_runner.catalog.settings import get_setting
 from rosetta_dagster.monitoring.load_progress import LoadProgress, read_loads
 from rosetta_dagster.monitoring.source_states import SourceState, read_source_states
-from rosetta_dagster.resources.catalog import RunnerHeartbeat, read_runners
+from rosetta_dagster.resources.runner_heartbeats import RunnerHeartbeat, read_runners
 
 TOP_TABLES = 10
 RECENT_EVENTS = 10

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rosetta_dagster.resources.catalog import KEEPS_UP_LAG_MS, RECENT_REPORT_SECONDS, PipelineHealth, TableHealth
+from rosetta_dagster.resources.pipeline_health import (
+    KEEPS_UP_LAG_MS,
+    RECENT_REPORT_SECONDS,
+    PipelineHealth,
+    TableHealth,
+)
 
 CHECKS: dict[str, str] = {
     "pipeline_runs": "A pipeline that is to run does run, and reports no error.",

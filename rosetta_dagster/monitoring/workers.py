@@ -9,7 +9,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.models import WorkerHealth
-from rosetta_dagster.resources.catalog import PipelineHealth, RunnerHeartbeat
+from rosetta_dagster.resources.pipeline_health import PipelineHealth
+from rosetta_dagster.resources.runner_heartbeats import RunnerHeartbeat
 
 WORKER = "runner"
 HISTORY_SECONDS = 60

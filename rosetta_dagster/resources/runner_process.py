@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from cdc_runner.errors import ErrorKind, RosettaError
-from rosetta_dagster.resources.catalog import RunnerHeartbeat
+from rosetta_dagster.resources.runner_heartbeats import RunnerHeartbeat
 
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 45.0

@@ -21,7 +21,8 @@ from rosetta_dagster.assets.specs import asset_specs
 from rosetta_dagster.jobs.outcome import engine_outcome
 from rosetta_dagster.monitoring.retention import ROWS_AT_ONCE, SERIES, prune_series
 from rosetta_dagster.resources import dagster_storage
-from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows, record_job
+from rosetta_dagster.resources.catalog import catalog_session, record_job
+from rosetta_dagster.resources.catalog_rows import read_catalog_rows
 
 
 class PruneConfig(Config):

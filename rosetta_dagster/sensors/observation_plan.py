@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rosetta_dagster.monitoring.verdicts import CheckVerdict, verdicts
-from rosetta_dagster.resources.catalog import PipelineHealth, TableHealth
+from rosetta_dagster.resources.pipeline_health import PipelineHealth, TableHealth
 
 TABLE_INTERVAL_SECONDS = 600
 CHECK_INTERVAL_SECONDS = 3600

@@ -15,7 +15,8 @@ from dagster import (
 
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.jobs.partitions import picker_requests
-from rosetta_dagster.resources.catalog import catalog_session, read_catalog_fingerprint, read_names, record_job
+from rosetta_dagster.resources.catalog import catalog_session, read_names, record_job
+from rosetta_dagster.resources.catalog_rows import read_catalog_fingerprint
 from rosetta_dagster.resources.webserver import URL_VARIABLE, reload_definitions, webserver_url
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.outcome import failed_tick

@@ -16,7 +16,8 @@ from rosetta_dagster.monitoring.conditions import lag_conditions, table_conditio
 from rosetta_dagster.monitoring.overview import read_overview
 from rosetta_dagster.monitoring.publication import act_on_drift, watch_publications, watched_publications
 from rosetta_dagster.monitoring.sources import all_failed
-from rosetta_dagster.resources.catalog import catalog_session, read_health, record_job
+from rosetta_dagster.resources.catalog import catalog_session, record_job
+from rosetta_dagster.resources.pipeline_health import read_health
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.observation_plan import Memory, pipeline_rows, plan_observations, status_line
 from rosetta_dagster.sensors.outcome import STILL_AT_WORK, alone, failed_tick

@@ -19,7 +19,8 @@ from dagster import (
 from cdc_runner.catalog.settings import get_setting
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.jobs.runner import StartRunnerConfig, start_runner
-from rosetta_dagster.resources.catalog import catalog_session, read_runners, record_job
+from rosetta_dagster.resources.catalog import catalog_session, record_job
+from rosetta_dagster.resources.runner_heartbeats import read_runners
 from rosetta_dagster.resources.runner_process import living
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.outcome import failed_tick

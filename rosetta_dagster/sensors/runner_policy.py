@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from rosetta_dagster.resources.catalog import LIVE_HEARTBEAT_SECONDS, RunnerHeartbeat
+from rosetta_dagster.resources.runner_heartbeats import LIVE_HEARTBEAT_SECONDS, RunnerHeartbeat
 
 _VERSION = 1
 FIRST_DELAY_SECONDS = 20.0

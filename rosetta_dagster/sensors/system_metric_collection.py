@@ -9,7 +9,8 @@ from dagster import DefaultSensorStatus, SensorEvaluationContext, SkipReason, se
 
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.monitoring.machine import PIPELINE_PREFIX, Machine, store_usage, usage_line, with_pipelines
-from rosetta_dagster.resources.catalog import catalog_session, read_pipeline_ids, read_runners, record_job
+from rosetta_dagster.resources.catalog import catalog_session, read_pipeline_ids, record_job
+from rosetta_dagster.resources.runner_heartbeats import read_runners
 from rosetta_dagster.resources.runner_process import living
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.outcome import failed_tick

@@ -6,7 +6,8 @@ from dagster import DefaultSensorStatus, SensorEvaluationContext, SensorResult, 
 
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.jobs.partitions import picker_requests
-from rosetta_dagster.resources.catalog import catalog_session, read_health, read_names, record_job
+from rosetta_dagster.resources.catalog import catalog_session, read_names, record_job
+from rosetta_dagster.resources.pipeline_health import read_health
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.outcome import failed_tick
 

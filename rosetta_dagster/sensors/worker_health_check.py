@@ -11,7 +11,9 @@ from cdc_runner.errors import RosettaError
 from rosetta_dagster.monitoring.conditions import pipeline_conditions, worker_conditions
 from rosetta_dagster.monitoring.job_health import job_conditions, read_jobs
 from rosetta_dagster.monitoring.workers import assess, held_pipelines, store_health
-from rosetta_dagster.resources.catalog import catalog_session, read_pipeline_states, read_runners, record_job
+from rosetta_dagster.resources.catalog import catalog_session, record_job
+from rosetta_dagster.resources.pipeline_health import read_pipeline_states
+from rosetta_dagster.resources.runner_heartbeats import read_runners
 from rosetta_dagster.resources.runner_process import living
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.outcome import failed_tick

@@ -8,7 +8,9 @@ from rosetta_dagster.control_plane import build_definitions
 from rosetta_dagster.jobs.dead_letters import DEAD_LETTER_JOBS, PurgeConfig, ReplayConfig
 from rosetta_dagster.monitoring.overview import read_overview
 from rosetta_dagster.monitoring.verdicts import verdicts
-from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows, read_health
+from rosetta_dagster.resources.catalog import catalog_session
+from rosetta_dagster.resources.catalog_rows import read_catalog_rows
+from rosetta_dagster.resources.pipeline_health import read_health
 
 pytestmark = [pytest.mark.dagster, pytest.mark.pg]
 

@@ -13,7 +13,9 @@ from cdc_runner.catalog.leases import report_runner
 from cdc_runner.catalog.settings import set_setting
 from rosetta_dagster.monitoring.machine import Machine
 from rosetta_dagster.monitoring.slot import read_slot
-from rosetta_dagster.resources.catalog import catalog_engine, read_health, read_runners
+from rosetta_dagster.resources.catalog import catalog_engine
+from rosetta_dagster.resources.pipeline_health import read_health
+from rosetta_dagster.resources.runner_heartbeats import read_runners
 from rosetta_dagster.sensors.system_metric_collection import system_metric_collection
 from rosetta_dagster.sensors.wal_monitor import wal_monitor
 from rosetta_dagster.sensors.worker_health_check import worker_health_check

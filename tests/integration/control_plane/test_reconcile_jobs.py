@@ -20,7 +20,8 @@ from rosetta_dagster.jobs.reconcile import (
     verify,
     verify_daily,
 )
-from rosetta_dagster.resources.catalog import catalog_session, read_catalog_rows
+from rosetta_dagster.resources.catalog import catalog_session
+from rosetta_dagster.resources.catalog_rows import read_catalog_rows
 
 pytestmark = [pytest.mark.dagster, pytest.mark.pg]
 

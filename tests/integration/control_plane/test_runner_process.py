@@ -14,7 +14,8 @@ import pytest
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.errors import ErrorKind, RosettaError
 from rosetta_dagster.resources import runner_process
-from rosetta_dagster.resources.catalog import RunnerHeartbeat, catalog_engine, read_runners
+from rosetta_dagster.resources.catalog import catalog_engine
+from rosetta_dagster.resources.runner_heartbeats import RunnerHeartbeat, read_runners
 from rosetta_dagster.resources.runner_process import start_runner, stop_runner
 from tests.support.waiting import wait_for
 
@@ -44,7 +45,8 @@ def command(catalog, tmp_path: Path) -> Iterator[list[str]]:
 def test_runner_outlives_the_process_that_started_it_and_stops_when_asked(command, tmp_path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from rosetta_dagster.resources.catalog import catalog_session, read_runners\n"
+        "from rosetta_dagster.resources.catalog import catalog_session\n"
+        "from rosetta_dagster.resources.runner_heartbeats import read_runners\n"
         "from rosetta_dagster.resources.runner_process import start_runner\n"
         "def read():\n"
         "    with catalog_session() as session: return read_runners(session)\n"

@@ -18,7 +18,9 @@ from rosetta_dagster.assets.snapshot import snapshot_of_rows
 from rosetta_dagster.checks.dead_letters import build_dead_letter_checks
 from rosetta_dagster.jobs.dead_letters import DEAD_LETTER_JOBS
 from rosetta_dagster.monitoring.overview import read_overview
-from rosetta_dagster.resources.catalog import catalog_engine, catalog_session, read_catalog_rows, read_health
+from rosetta_dagster.resources.catalog import catalog_engine, catalog_session
+from rosetta_dagster.resources.catalog_rows import read_catalog_rows
+from rosetta_dagster.resources.pipeline_health import read_health
 from tests.integration.dead_letter.conftest import Configure
 from tests.support.dead_letters import status_of, waiting_keys
 from tests.support.pipelines import PipelineHarness

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rosetta_dagster.resources.catalog import PipelineHealth, StreamHealth, TableHealth
+from rosetta_dagster.resources.pipeline_health import PipelineHealth, StreamHealth, TableHealth
 from rosetta_dagster.sensors.observation_plan import (
     TABLE_EVENTS_PER_TICK,
     Memory,

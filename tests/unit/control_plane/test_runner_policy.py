@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from rosetta_dagster.resources.catalog import RunnerHeartbeat
+from rosetta_dagster.resources.runner_heartbeats import RunnerHeartbeat
 from rosetta_dagster.sensors.runner_policy import LAST_DELAY_SECONDS, Decision, Incident, decide
 
 NOW = 1_800_000_000.0

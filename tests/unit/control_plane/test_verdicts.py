@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rosetta_dagster.monitoring.verdicts import CHECKS, verdicts
-from rosetta_dagster.resources.catalog import PipelineHealth, StreamHealth, TableHealth
+from rosetta_dagster.resources.pipeline_health import PipelineHealth, StreamHealth, TableHealth
 
 STREAM = StreamHealth("shop", "warehouse", 3, 3, 3, 0, 80, None, 1.0, None)
 TABLE = TableHealth("shop", "warehouse", "public", "orders", "public", "orders", "STREAMING", 1, 1, None, None)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from rosetta_dagster.monitoring.workers import assess
-from rosetta_dagster.resources.catalog import PipelineHealth, RunnerHeartbeat
+from rosetta_dagster.resources.pipeline_health import PipelineHealth
+from rosetta_dagster.resources.runner_heartbeats import RunnerHeartbeat
 
 RUNNER = RunnerHeartbeat("host:1:x", "host", 1, "RUNNING", 1.0, 10.0, 8001, None)
 

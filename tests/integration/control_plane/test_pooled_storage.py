@@ -12,6 +12,7 @@ from dagster._core.test_utils import instance_for_test
 
 from rosetta_dagster.resources import pooled_storage
 from tests.support.servers import Database, PostgresServer
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.dagster, pytest.mark.pg]
 
@@ -61,6 +62,11 @@ def test_events_take_few_connections_however_many_instances(instance: DagsterIns
     assert len(instance.fetch_observations(KEY, limit=50).records) == 11
 
 
+def _backends(storage: Database) -> int:
+    rows = storage.server.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (storage.name,))
+    return int(rows[0][0])
+
+
 def test_a_connection_that_the_server_has_closed_costs_nothing(instance: DagsterInstance, storage: Database) -> None:
     instance.report_runless_asset_event(AssetObservation(KEY))
     closed = storage.server.execute(
@@ -68,6 +74,7 @@ def test_a_connection_that_the_server_has_closed_costs_nothing(instance: Dagster
         (storage.name,),
     )
     assert closed[0][0] >= 1
+    wait_for(lambda: not _backends(storage), 30, "the server to close them")
     instance.report_runless_asset_event(AssetObservation(KEY))
     assert len(instance.fetch_observations(KEY, limit=5).records) == 2
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from cdc_runner.catalog.application import Application, shown, stored_secret
 from cdc_runner.catalog.apply_channels import apply_channels, check_channels
 from cdc_runner.catalog.apply_pipelines import apply_pipelines, check_pipelines
-from cdc_runner.catalog.apply_presets import apply_presets
+from cdc_runner.catalog.apply_presets import apply_presets, with_tables_of_presets
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.entry_fields import ConfigurationProblems
 from cdc_runner.catalog.file_format import (
@@ -77,6 +77,7 @@ def apply_configuration(
             the transaction must be rolled back.
     """
     lock_configuration(session)
+    file = with_tables_of_presets(session, file, prune=prune)
     run = Application(session, file, secrets, keyring, Plan(), replace_credentials, prune)
     problems = _check_sources(run) + _check_destinations(run) + check_channels(run) + check_pipelines(run)
     if problems:

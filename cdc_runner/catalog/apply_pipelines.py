@@ -10,13 +10,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.application import Application
-from cdc_runner.catalog.file_format import PipelineDestinationEntry, PipelineEntry, TableEntry
+from cdc_runner.catalog.file_format import PipelineDestinationEntry, PipelineEntry
 from cdc_runner.catalog.models import Pipeline, PipelineDestination, Source, TableSync, Tag
 from cdc_runner.catalog.pipelines import mask_key_place, set_status, stored_shape
 from cdc_runner.catalog.plan import Change, action_of, differences
 from cdc_runner.catalog.repositories import list_destinations, list_pipelines, list_sources
 from cdc_runner.catalog.settings import parse_pipeline_settings
 from cdc_runner.catalog.shape_entry import shown_shape
+from cdc_runner.catalog.table_entry import TableEntry
 from cdc_runner.errors import RosettaError
 from cdc_runner.spec import MaskKind, TableShape
 
@@ -89,7 +90,7 @@ def apply_pipelines(run: Application) -> None:
 
 def _ensure_mask_key(run: Application, source: Source, entry: PipelineEntry) -> None:
     """Give a source whose syncs hash values the key for it; with another key equal values would get other hashes."""
-    shapes = [table.shape for one in entry.destinations for table in one.tables or ()]
+    shapes = [table.shape for one in entry.destinations for table in one.table_entries]
     if not any(mask.kind is MaskKind.HASH for shape in shapes for _, mask in shape.masks):
         return
     place = mask_key_place(source.id)
@@ -131,13 +132,14 @@ def _apply_destinations(run: Application, pipeline: Pipeline, entry: PipelineEnt
         action = action_of(created, fields)
         run.plan.changes.append(Change("pipeline destination", f"{pipeline.name}/{one.destination}", action, fields))
         if fields:
-            _apply_tables(run.session, row, one.tables or [])
+            _apply_tables(run.session, row, one.table_entries)
 
 
 def _shown_wanted(entry: PipelineDestinationEntry) -> str:
     if entry.tables is None:
         return "every table of the source"
-    return "; ".join(sorted(_shown_table(one.table, one.target, one.shape, sorted(one.tags)) for one in entry.tables))
+    entries = entry.table_entries
+    return "; ".join(sorted(_shown_table(one.table, one.target, one.shape, sorted(one.tags)) for one in entries))
 
 
 def _shown_stored(row: PipelineDestination) -> str:

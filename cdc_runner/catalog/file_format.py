@@ -8,32 +8,24 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from cdc_runner.catalog.channel_entry import CHANNEL_TYPES, ChannelEntry
 from cdc_runner.catalog.entry_fields import NAME_RULE, STRICT, ConfigurationProblems, Name, Secret, Text, storable
-from cdc_runner.catalog.shape_entry import CustomSql, Filter, Masks, table_shape
-from cdc_runner.spec import TableShape
-
-_PART = r'(?:"(?:[^"\x00]|"")+"|[^".\x00]+)'
-_PATTERN = re.compile(rf"^{_PART}(?:\.{_PART})?$")
-
-
-def _table_pattern(value: object) -> object:
-    if isinstance(value, str) and not _PATTERN.match(value):
-        raise PydanticCustomError(
-            "table_pattern", 'must be schema.table, with * and ?; quote a half that holds a dot: "my.schema".orders'
-        )
-    return value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
+from cdc_runner.catalog.table_entry import (
+    UNION_TAGS,
+    Identifier,
+    TableEntry,
+    TablePattern,
+    TablesEntry,
+    is_pattern,
+    split_table,
+)
 
 
 def _setting(value: object) -> object:
@@ -44,13 +36,8 @@ def _setting(value: object) -> object:
     raise PydanticCustomError("setting", "must be a number, true, false or text")
 
 
-Identifier = Annotated[str, BeforeValidator(storable), StringConstraints(min_length=1, max_length=63)]
-TablePattern = Annotated[
-    str, BeforeValidator(storable), BeforeValidator(_table_pattern), StringConstraints(max_length=300)
-]
 _TABLES: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[TablePattern], Field(min_length=1)])
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=63)]
-TagName = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=63)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 SettingText = Annotated[str, BeforeValidator(_setting)]
@@ -124,54 +111,16 @@ class SnowflakeDestinationEntry(_Strict):
 DestinationEntry = Annotated[PostgresDestinationEntry | SnowflakeDestinationEntry, Field(discriminator="type")]
 
 
-class TableEntry(_Strict):
-    """A table, or a pattern of tables, of a pipeline's destination."""
-
-    table: TablePattern
-    target: Identifier | None = None
-    filter: Filter = None
-    columns: Annotated[list[Identifier], Field(min_length=1)] | None = None
-    exclude: list[Identifier] = []
-    rename: dict[Identifier, Identifier] = {}
-    mask: Masks = {}
-    mode: Literal["mirror", "soft_delete", "history"] = "mirror"
-    custom_sql: CustomSql = None
-    key: list[Identifier] = []
-    tags: list[TagName] = []
-
-    @model_validator(mode="after")
-    def _one_target_for_one_table(self) -> TableEntry:
-        pattern = any(character in self.table for character in "*?[")
-        if self.target is not None and pattern:
-            raise PydanticCustomError("target_of_pattern", "a pattern of several tables cannot have one target")
-        if pattern and not self.shape.plain:
-            raise PydanticCustomError(
-                "shape_of_pattern",
-                "a pattern of several tables takes none of filter, columns, exclude, rename, mask, mode and custom_sql",
-            )
-        if self.custom_sql is None and self.key:
-            raise PydanticCustomError("key_of_copy", "key belongs to custom_sql; a copy has the key of its table")
-        beside = (self.filter, self.columns, self.exclude, self.rename, self.mode != "mirror")
-        if self.custom_sql is not None and any(beside):
-            raise PydanticCustomError(
-                "custom_sql_alone",
-                "custom_sql takes none of filter, columns, exclude, rename and mode beside it: write it in the SELECT",
-            )
-        return self
-
-    @property
-    def shape(self) -> TableShape:
-        """How the rows are shaped."""
-        return table_shape(
-            self.filter, self.columns, self.exclude, self.rename, self.mask, self.mode, self.custom_sql, self.key
-        )
-
-
 class PipelineDestinationEntry(_Strict):
     """A destination of a pipeline."""
 
     destination: Name
-    tables: Annotated[list[TableEntry], Field(min_length=1)] | None = None
+    tables: Annotated[list[TablesEntry], Field(min_length=1)] | None = None
+
+    @property
+    def table_entries(self) -> list[TableEntry]:
+        """Its tables and patterns, without presets; empty when it says nothing of tables."""
+        return [one for one in self.tables or () if isinstance(one, TableEntry)]
 
 
 class PipelineEntry(_Strict):
@@ -275,6 +224,7 @@ def _problem(error: Any) -> str:
         rule = NAME_RULE if kind == "string_pattern_mismatch" else _WORDS.get(kind, "is not a usable name")
         return f"{_path(location[:-1])}: {rule}"
     # The discriminator's value stands in the path; it is not a field.
+    location = [part for part in location if part not in UNION_TAGS]
     types = _TYPES.get(location[0], ()) if location else ()
     if len(location) > 2 and location[2] in types:
         del location[2]
@@ -342,19 +292,36 @@ def _pipeline_checks(name: str, pipeline: PipelineEntry, file: ConfigurationFile
         if entry.destination in seen:
             problems.append(f"{path}.destination: is listed twice")
         seen.add(entry.destination)
-        known = file.destinations.get(entry.destination)
-        one_schema = known is not None and known.schema_name is not None
-        targets: dict[tuple[str, str], int] = {}
-        for index, sync in enumerate(entry.tables or ()):
-            if any(character in sync.table for character in "*?["):
-                continue
-            schema, table = split_table(sync.table)
-            target = ("" if one_schema else schema, sync.target or table)
-            if target in targets:
-                problems.append(
-                    f"{path}.tables[{index}]: {path}.tables[{targets[target]}] writes to the same target already"
-                )
-            targets.setdefault(target, index)
+        named = [(index, one) for index, one in enumerate(entry.tables or ()) if isinstance(one, TableEntry)]
+        problems.extend(target_problems(path, named, one_schema=has_one_schema(file, entry)))
+    return problems
+
+
+def has_one_schema(file: ConfigurationFile, entry: PipelineDestinationEntry) -> bool:
+    """Whether all tables of a pipeline's destination go into one schema, as far as the file tells."""
+    known = file.destinations.get(entry.destination)
+    return known is not None and known.schema_name is not None
+
+
+def target_problems(path: str, entries: Iterable[tuple[int, TableEntry]], *, one_schema: bool) -> list[str]:
+    """Return which tables of a pipeline's destination write to the target of another one.
+
+    Args:
+        path: of the pipeline's destination.
+        entries: tables and patterns, each with its index in the file.
+        one_schema: as `has_one_schema` tells.
+    """
+    problems: list[str] = []
+    targets: dict[tuple[str, str], int] = {}
+    for index, entry in entries:
+        if is_pattern(entry.table):
+            continue
+        schema, table = split_table(entry.table)
+        target = ("" if one_schema else schema, entry.target or table)
+        if target in targets:
+            other = f"{path}.tables[{targets[target]}]"
+            problems.append(f"{path}.tables[{index}]: {other} writes to the same target already ({target[1]})")
+        targets.setdefault(target, index)
     return problems
 
 
@@ -369,12 +336,6 @@ def check_tables(tables: Sequence[str]) -> list[str]:
     except ValidationError as error:
         problems = error.errors(include_input=False)
         raise ConfigurationProblems([_problem({**one, "loc": ("tables", *one["loc"])}) for one in problems]) from None
-
-
-def split_table(pattern: str) -> tuple[str, str]:
-    """Return schema and table of a plain or quoted `schema.table`; without a schema it is `public`."""
-    parts = [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in re.findall(_PART, pattern)]
-    return (parts[0], parts[1]) if len(parts) == 2 else ("public", parts[0])
 
 
 def covers(patterns: list[str], table: str) -> bool:

@@ -14,10 +14,11 @@ from cdc_runner.capture.inspect import matches, read_tables, unsafe_identity
 from cdc_runner.capture.publication import drop_publication, ensure_publication, published_tables
 from cdc_runner.capture.publication_drift import publication_drift
 from cdc_runner.catalog.credentials import Keyring
-from cdc_runner.catalog.file_format import covers, split_table
+from cdc_runner.catalog.file_format import covers
 from cdc_runner.catalog.models import Source
 from cdc_runner.catalog.pipelines import destination_address, source_address
 from cdc_runner.catalog.repositories import get_destination, get_source, lock_configuration
+from cdc_runner.catalog.table_entry import split_table
 from cdc_runner.connections import Side, classify, connect
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId, TableSchema

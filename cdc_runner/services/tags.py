@@ -18,9 +18,9 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from cdc_runner.catalog.file_format import TagName, split_table
 from cdc_runner.catalog.models import Pipeline, TableSync, TableSyncTag, Tag
 from cdc_runner.catalog.repositories import get_pipeline, lock_configuration
+from cdc_runner.catalog.table_entry import TagName, split_table
 from cdc_runner.errors import ErrorKind, RosettaError
 
 MAX_SUGGESTIONS = 50

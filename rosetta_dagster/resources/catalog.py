@@ -83,15 +83,17 @@ def record_job(
     session.execute(_RECORD_JOB, values)
 
 
-_NAMES = text(
-    """
+_NAMES = """
     SELECT 'pipelines' AS picker, name FROM pipelines UNION ALL SELECT 'sources', name FROM sources
     UNION ALL SELECT 'destinations', name FROM destinations
     UNION ALL SELECT 'notification_channels', name FROM notification_channels
     UNION SELECT 'tables', p.name || '|' || s.source_schema || '.' || s.source_table
     FROM pipelines_destination_table_sync s JOIN pipeline_destinations d ON d.id = s.pipeline_destination_id
-    JOIN pipelines p ON p.id = d.pipeline_id WHERE s.origin = 'RESOLVED' ORDER BY 1, 2
-    """
+    JOIN pipelines p ON p.id = d.pipeline_id WHERE s.origin = 'RESOLVED'
+"""
+_SORTED_NAMES = text(f"{_NAMES} ORDER BY 1, 2")
+_NAMES_FINGERPRINT = text(
+    f"SELECT md5(string_agg(concat(picker, '/', name), '/' ORDER BY picker, name)) FROM ({_NAMES}) one"
 )
 
 
@@ -100,9 +102,14 @@ def read_names(session: Session) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {
         "pipelines": [], "sources": [], "destinations": [], "notification_channels": [], "tables": []
     }  # fmt: skip
-    for picker, name in session.execute(_NAMES):
+    for picker, name in session.execute(_SORTED_NAMES):
         names[picker].append(name)
     return names
+
+
+def read_names_fingerprint(session: Session) -> str:
+    """Return a hash of all names that the pickers offer; computed by the server, without moving the names."""
+    return str(session.execute(_NAMES_FINGERPRINT).scalar_one())
 
 
 def has_snowflake(session: Session) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from dagster import (
     DefaultSensorStatus,
@@ -15,7 +16,13 @@ from dagster import (
 
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.jobs.partitions import picker_requests
-from rosetta_dagster.resources.catalog import catalog_session, read_names, record_job
+from rosetta_dagster.resources.catalog import (
+    catalog_session,
+    read_names,
+    read_names_fingerprint,
+    read_pipeline_ids,
+    record_job,
+)
 from rosetta_dagster.resources.catalog_rows import read_catalog_fingerprint
 from rosetta_dagster.resources.webserver import URL_VARIABLE, reload_definitions, webserver_url
 from rosetta_dagster.sensors.cadence import interval_for
@@ -33,18 +40,21 @@ def build_pipeline_refresh_check(loaded_fingerprint: str) -> SensorDefinition:
         "the launchpad in step with the pipelines.",
     )
     def pipeline_refresh_check(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+        before = ReloadState.from_cursor(context.cursor)
         try:
             with catalog_session() as session:
-                current, names = read_catalog_fingerprint(session), read_names(session)
+                current, fingerprint = read_catalog_fingerprint(session), read_names_fingerprint(session)
+                # Thousands of names are read, here and from Dagster, only when one of them is another.
+                names = read_names(session) if fingerprint != before.names else None
+                pipelines = len(read_pipeline_ids(session))
                 record_job(session, "pipeline_refresh_check")
         except RosettaError as error:
             return failed_tick("pipeline_refresh_check", error)
-        status, state = _reload_if_due(loaded_fingerprint, current, ReloadState.from_cursor(context.cursor))
-        requests = picker_requests(names, context.instance.get_dynamic_partitions)
+        status, state = _reload_if_due(loaded_fingerprint, current, before)
         return SensorResult(
-            skip_reason=f"{len(names['pipelines'])} pipelines; {status}",
-            cursor=state.to_cursor(),
-            dynamic_partitions_requests=requests,
+            skip_reason=f"{pipelines} pipelines; {status}",
+            cursor=replace(state, names=fingerprint).to_cursor(),
+            dynamic_partitions_requests=picker_requests(names or {}, context.instance.get_dynamic_partitions),
         )
 
     return pipeline_refresh_check

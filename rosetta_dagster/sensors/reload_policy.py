@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 QUIET_SECONDS = 30.0
 """Least time between two reloads: each starts a new code server process, about 3 s of one core."""
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +17,12 @@ class ReloadState:
     Attributes:
         fingerprint: of the catalog at the last tick.
         reloaded_at: seconds since 1970 of the last reload.
+        names: fingerprint of the names that the pickers were given.
     """
 
     fingerprint: str = ""
     reloaded_at: float = 0.0
+    names: str = ""
 
     def to_cursor(self) -> str:
         """Return the text that Dagster keeps between ticks."""

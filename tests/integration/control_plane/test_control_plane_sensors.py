@@ -173,6 +173,30 @@ def test_pickers_follow_the_pipelines(catalog, add_pipeline, instance) -> None:
         ]
 
 
+def test_names_that_stay_the_same_are_neither_read_nor_asked_for(catalog, add_pipeline, instance, monkeypatch) -> None:
+    add_pipeline("shop")
+    sensor = build_pipeline_refresh_check("x")
+    asked: list[str] = []
+    ask = instance.get_dynamic_partitions
+
+    def note(picker: str) -> list[str]:
+        asked.append(picker)
+        return list(ask(picker))
+
+    monkeypatch.setattr(instance, "get_dynamic_partitions", note)
+    first = evaluate(sensor, instance)
+    assert first.dynamic_partitions_requests and asked
+    asked.clear()
+    second = evaluate(sensor, instance, first.cursor)
+    assert (second.dynamic_partitions_requests or [], asked) == ([], [])
+    assert reason(second).startswith("1 pipelines")
+    add_pipeline("wares")
+    third = evaluate(sensor, instance, second.cursor)
+    requests = third.dynamic_partitions_requests or []
+    added = {request.partitions_def_name: list(request.partition_keys) for request in requests}
+    assert added["pipelines"] == ["shop", "wares"]  # Dagster was given neither in this test
+
+
 def test_new_pipeline_reloads_the_definitions_once(catalog, add_pipeline, instance, monkeypatch) -> None:
     add_pipeline("first")
     loaded = fetch_catalog().fingerprint

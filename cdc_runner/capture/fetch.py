@@ -11,6 +11,9 @@ from cdc_runner.connections import classify, connect
 from cdc_runner.schema import TableSchema, quote_identifier
 from cdc_runner.spec import PostgresAddress
 
+_KEYS_AT_ONCE = 1000
+"""Keys of one statement: a round trip for each would take most of the time."""
+
 Rows = dict[tuple[str, ...], tuple[str | None, ...]]
 
 
@@ -19,17 +22,22 @@ def fetch_rows(
 ) -> Rows:
     """Return present rows by key: texts of `stream_columns`; rows that are gone are absent."""
     columns = ", ".join(f"t.{quote_identifier(name)}::text" for name in schema.stream_names)
-    casts = [f"%s::{schema.column(name).type_text}" for name in schema.key]
-    names = ", ".join(f"t.{quote_identifier(name)}" for name in schema.key)
-    statement = f"SELECT {columns} FROM {schema.table.quoted} t WHERE ({names}) = ".replace("%", "%%")
-    statement += f"({', '.join(casts)})"
+    names = [f"k{place}" for place in range(len(schema.key))]
+    same = " AND ".join(
+        f"t.{quote_identifier(key)} = k.{name}::{schema.column(key).type_text}"
+        for key, name in zip(schema.key, names, strict=True)
+    )
+    # OFFSET keeps the probe of one key apart, so that its plan does not depend on how many keys there are.
+    statement = f"(SELECT {columns} FROM {schema.table.quoted} t WHERE {same} OFFSET 0) r".replace("%", "%%")
+    given = ", ".join("%s::text[]" for _ in names)
+    statement = f"SELECT k.*, r.* FROM unnest({given}) k({', '.join(names)}) CROSS JOIN LATERAL {statement}"
     found: Rows = {}
     with connection.cursor() as cursor:
-        for key in keys:
-            cursor.execute(statement, key)
-            row = cursor.fetchone()
-            if row is not None:
-                found[key] = row
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            cursor.execute(
+                statement, [list(column) for column in zip(*keys[start : start + _KEYS_AT_ONCE], strict=True)]
+            )
+            found |= {row[: len(names)]: row[len(names) :] for row in cursor}
     return found
 
 

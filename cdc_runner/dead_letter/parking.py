@@ -186,6 +186,7 @@ class ParkingLot:
             "events": change.events,
             "updates": change.updates,
             "emptied_at": change.emptied_at,
+            "marks_deletes": change.marks_deletes,
             "schema": self._keep_schema(client, schema),
             "origin": None if origin is None else self._keep_schema(client, origin),
         }
@@ -287,6 +288,8 @@ class ParkingLot:
             content["events"],
             updates=content["updates"],
             emptied_at=content["emptied_at"],
+            # What an earlier version has parked does not say.
+            marks_deletes=content.get("marks_deletes", False),
         )
         return ParkedChange(
             TableId(source_schema, source),

@@ -96,6 +96,7 @@ class NetChange:
             a hint, which a target that lacks rows does not suffer from.
         origin: set when a sync's shape was applied: then schema and values are the target's.
         emptied_at: of a truncate, when given: rows stay and are marked as deleted at this time.
+        marks_deletes: rows may be marks of deletes, which are for rows that the target has.
         transactions: numbers of the transactions at the source that it comes from, where the stream is stamped.
         compute: gives the change that is to be applied in place of this one, in the destination's transaction; it may
             raise `LoadAgain`.
@@ -111,6 +112,7 @@ class NetChange:
     updates: bool = False
     origin: Origin | None = None
     emptied_at: str | None = None
+    marks_deletes: bool = False
     transactions: frozenset[int] = frozenset()
     compute: Callable[[Membership], NetChange] | None = None
 

@@ -319,6 +319,7 @@ def _soft(change: NetChange, width: int, commit_time: float) -> NetChange:
         partial=any(mark is not None for mark in marks),
         deletes=False,
         emptied_at=at if change.truncate else None,
+        marks_deletes=True,
     )
 
 

@@ -145,6 +145,14 @@ def update_partial(shape: TargetShape, staging: str) -> str:
     )
 
 
+def leave_out_marks(shape: TargetShape, staging: str) -> str:
+    """Statement that takes marks of deletes out whose rows the target does not hold: there is nothing to mark."""
+    return (
+        f"DELETE FROM {staging} s WHERE NOT s.d AND s.x IS NOT NULL AND s.c{shape.columns.index(DELETED)} = 'true' "
+        f"AND NOT EXISTS (SELECT 1 FROM {shape.table.quoted} t WHERE {_same_key(shape)})"
+    )
+
+
 def missing_partial(shape: TargetShape, staging: str) -> str:
     """Query for the keys, as text, of partial rows that the target does not hold."""
     keys = ", ".join(f"s.c{number}" for number in shape.key)
@@ -152,6 +160,24 @@ def missing_partial(shape: TargetShape, staging: str) -> str:
         f"SELECT {keys} FROM {staging} s WHERE NOT s.d AND s.x IS NOT NULL "
         f"AND NOT EXISTS (SELECT 1 FROM {shape.table.quoted} t WHERE {_same_key(shape)})"
     )
+
+
+def complete_fetched(shape: TargetShape, staging: str) -> str:
+    """Statement that makes staged rows whole; its parameters are arrays, one a column, of the rows' texts."""
+    places = range(len(shape.columns))
+    given = ", ".join("%s::text[]" for _ in places)
+    changes = ", ".join(f"c{place} = v.c{place}" for place in places)
+    same = " AND ".join(f"s.c{place} = v.c{place}" for place in shape.key)
+    names = ", ".join(f"c{place}" for place in places)
+    return f"UPDATE {staging} s SET x = NULL, {changes} FROM unnest({given}) v({names}) WHERE {same}"
+
+
+def leave_out(shape: TargetShape, staging: str) -> str:
+    """Statement that takes staged rows out; its parameters are arrays, one a key column, of the keys' texts."""
+    given = ", ".join("%s::text[]" for _ in shape.key)
+    same = " AND ".join(f"s.c{place} = v.c{place}" for place in shape.key)
+    names = ", ".join(f"c{place}" for place in shape.key)
+    return f"DELETE FROM {staging} s USING unnest({given}) v({names}) WHERE {same}"
 
 
 def complete_partial(shape: TargetShape, staging: str) -> str:

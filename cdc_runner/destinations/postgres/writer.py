@@ -187,20 +187,21 @@ class TableWriter:
         meet the sync's filter. The source's present row is taken: later changes of it are still to come. A row that is
         gone by now is left out: its delete is to come.
         """
+        if change.marks_deletes:
+            cursor.execute(statements.leave_out_marks(shape, staging))
         cursor.execute(statements.missing_partial(shape, staging))
         keys = [tuple(row) for row in cursor.fetchall()]
         if not keys:
             return
         log.info("apply.rows_fetched", table=str(shape.table), rows=len(keys))
         found = self._present(change, keys)
-        where = " AND ".join(f"c{number} = %s" for number in shape.key)
-        for key in keys:
-            values = found.get(key)
-            if values is None:
-                cursor.execute(f"DELETE FROM {staging} WHERE {where}", key)
-                continue
-            changes = ", ".join(f"c{number} = %s" for number in range(len(values)))
-            cursor.execute(f"UPDATE {staging} SET x = NULL, {changes} WHERE {where}", (*values, *key))
+        # The keys as they are staged: a cast to text may take the padding off.
+        present = [_with_key(found[key], shape, key) for key in keys if key in found]
+        if present:
+            cursor.execute(statements.complete_fetched(shape, staging), _columns(present))
+        gone = [key for key in keys if key not in found]
+        if gone:
+            cursor.execute(statements.leave_out(shape, staging), _columns(gone))
 
     def _fetch_moved(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> None:
         """Write a row that got another key, and that the target does not hold under the old one.
@@ -235,6 +236,15 @@ class TableWriter:
         row = cursor.fetchone()
         referenced = row is not None and row[0]
         cursor.execute(f"DELETE FROM {table.quoted}" if referenced else f"TRUNCATE {table.quoted}")
+
+
+def _with_key(row: tuple[str | None, ...], shape: TargetShape, key: tuple[str, ...]) -> tuple[str | None, ...]:
+    texts = dict(zip(shape.key, key, strict=True))
+    return tuple(texts.get(place, text) for place, text in enumerate(row))
+
+
+def _columns(rows: Sequence[tuple[str | None, ...]]) -> list[list[str | None]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def has_null_key(change: NetChange, shape: TargetShape) -> bool:

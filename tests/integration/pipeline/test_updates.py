@@ -42,3 +42,22 @@ def test_unique_values_that_change_places(pipeline: PipelineHarness) -> None:
     pipeline.wait_caught_up(60)
     pipeline.assert_equal()
     assert pipeline.targets["target"].execute("SELECT u FROM t WHERE a = 1") == [(ROWS,)]
+
+
+@pytest.mark.both_engines
+def test_many_rows_that_the_target_lacks_are_read_from_the_source(pipeline: PipelineHarness) -> None:
+    """Updates leave a stored value out, so that rows which are gone at the target can only come from the source."""
+    source, target = pipeline.source, pipeline.targets["target"]
+    source.execute('CREATE TABLE t (a int, b char(4), "odd %s" int, big text, PRIMARY KEY (b, a))')
+    source.execute("ALTER TABLE t ALTER big SET STORAGE EXTERNAL")
+    source.execute(f"INSERT INTO t SELECT i, 'b' || i % 3, 0, repeat('x', 3000) || i FROM generate_series(1, {ROWS}) i")
+    pipeline.configure()
+    pipeline.start()
+    pipeline.wait_caught_up()
+    target.execute("DELETE FROM t WHERE a % 3 = 0")
+    # In one transaction, so that the rows of the first change are gone when it is applied.
+    source.execute('BEGIN; UPDATE t SET "odd %s" = 1; DELETE FROM t WHERE a % 9 = 0; COMMIT')
+    source.execute('UPDATE t SET "odd %s" = 2 WHERE a % 2 = 0')
+    pipeline.wait_caught_up()
+    pipeline.assert_equal()
+    assert '"event": "apply.rows_fetched"' in pipeline.log_text()

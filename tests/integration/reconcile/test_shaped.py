@@ -112,7 +112,7 @@ def _outcomes(report: Report) -> dict[str, TableOutcome]:
     return {one.target.name: one.outcome for one in report.tables}
 
 
-@pytest.mark.parametrize("mode", ["mirror", pytest.param("soft_delete", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["mirror", "soft_delete"])
 def test_a_shaped_table_is_compared_as_its_sync_shapes_it(pipeline: PipelineHarness, mode: str) -> None:
     source = pipeline.source
     source.execute(SETUP)

@@ -140,3 +140,21 @@ def test_a_masked_column_that_is_renamed_stops_the_sync(pipeline: PipelineHarnes
     assert pipeline.wait_exit(60) == 78
     assert "mask names email" in pipeline.config.execute("SELECT last_error FROM pipeline_metadata")[0][0]
     assert target.execute("SELECT count(*) FROM t WHERE t::text LIKE '%canary%'") == [(0,)]
+
+
+@pytest.mark.both_engines
+def test_rows_outside_the_filter_cost_a_soft_delete_nothing(pipeline: PipelineHarness) -> None:
+    """What leaves or never meets the filter is a mark; for rows that the target never had, nothing is asked for."""
+    source, target = pipeline.source, pipeline.targets["target"]
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, inside boolean, v int)")
+    source.execute("INSERT INTO t SELECT i, i <= 100, 0 FROM generate_series(1, 20000) i")
+    pipeline.configure(syncs=[{"table": "public.t", "filter": "inside", "mode": "soft_delete"}])
+    pipeline.start()
+    pipeline.wait_caught_up()
+    source.execute("UPDATE t SET v = 1; DELETE FROM t WHERE id > 15000; UPDATE t SET inside = false WHERE id <= 10")
+    source.execute("UPDATE t SET inside = true WHERE id BETWEEN 201 AND 210; DELETE FROM t WHERE id = 50")
+    pipeline.wait_caught_up()
+    held = "SELECT id FROM t WHERE inside ORDER BY 1"
+    assert target.execute("SELECT id FROM t WHERE NOT _rosetta_deleted ORDER BY 1") == source.execute(held)
+    assert target.execute("SELECT count(*) FROM t WHERE _rosetta_deleted") == [(11,)]
+    assert "apply.rows_fetched" not in pipeline.log_text()

@@ -16,13 +16,13 @@ from cdc_runner.capture.publication_drift import publication_drift
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.file_format import covers
 from cdc_runner.catalog.models import Source
-from cdc_runner.catalog.pipelines import destination_address, source_address
+from cdc_runner.catalog.pipelines import destination_address, snowflake_address, source_address
 from cdc_runner.catalog.repositories import get_destination, get_source, lock_configuration
 from cdc_runner.catalog.table_entry import split_table
 from cdc_runner.connections import Side, classify, connect
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId, TableSchema
-from cdc_runner.spec import PostgresAddress
+from cdc_runner.spec import PostgresAddress, SnowflakeAddress
 
 _SIZES = """
 SELECT n.nspname, c.relname, greatest(c.reltuples, 0)::bigint, pg_total_relation_size(c.oid)
@@ -82,13 +82,33 @@ def browse_source(session: Session, name: str, table: str, keyring: Keyring | No
 
 
 def browse_destination(session: Session, name: str, table: str, keyring: Keyring | None = None) -> list[dict[str, Any]]:
-    """Return the columns of a PostgreSQL destination's tables; `table` is a pattern.
+    """Return the columns of a destination's tables; `table` is a pattern.
+
+    Of Snowflake it is not told what a key is made of: `in_key` is None.
 
     Raises:
         RosettaError: NOT_FOUND, CREDENTIAL_*, CONFIG_INVALID, or connection errors.
     """
-    destination = get_destination(session, name)
-    return _columns(destination_address(destination, keyring or Keyring.from_environment()), table, "destination")
+    destination, keys = get_destination(session, name), keyring or Keyring.from_environment()
+    if destination.type == "snowflake":
+        return _snowflake_columns(snowflake_address(destination, keys), table)
+    return _columns(destination_address(destination, keys), table, "destination")
+
+
+def _snowflake_columns(address: SnowflakeAddress, pattern: str) -> list[dict[str, Any]]:
+    from cdc_runner.destinations.snowflake.administration import read_columns
+
+    return [
+        {
+            "table": str(column.table),
+            "column": column.name,
+            "type": column.type,
+            "nullable": column.nullable,
+            "in_key": None,
+            "default": column.default,
+        }
+        for column in read_columns(address, pattern)
+    ]
 
 
 def _columns(address: PostgresAddress, pattern: str, side: Side) -> list[dict[str, Any]]:

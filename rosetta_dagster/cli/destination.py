@@ -85,6 +85,22 @@ def change(name: str, as_json: bool, **options: object) -> None:
     print_changes(f"destination {name}", changed, as_json=as_json)
 
 
+@destination.command("columns")
+@click.argument("name")
+@click.argument("table", default="*.*")
+@json_option
+def columns(name: str, table: str, as_json: bool) -> None:
+    """List the columns of a destination's tables; TABLE is schema.table or a pattern."""
+    from cdc_runner.services.source_tables import browse_destination
+
+    with catalog_session() as session:
+        rows = browse_destination(session, name, table)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, ("table", "column", "type", "nullable", "in_key", "default"), empty="no such table")
+
+
 @destination.command("duplicate")
 @click.argument("name")
 @click.argument("new_name")

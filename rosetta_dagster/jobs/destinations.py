@@ -163,7 +163,7 @@ browse_destination_schema = verb_job(
     browse_destination_op,
     name="browse_destination_schema",
     picker=DESTINATIONS,
-    description="Lists tables and columns of a PostgreSQL destination.",
+    description="Lists tables and columns of a destination.",
 )
 remove_destination = verb_job(
     remove_destination_op,

@@ -83,7 +83,11 @@ class Browser:
             first = {one.operation: one for one in reversed(self.asked.values())}
             return bool(first) and all(one.seconds is not None for one in first.values()) and self._age() > seconds
 
-        wait_for(quiet, timeout, "the page to have its answers")
+        try:
+            wait_for(quiet, timeout, "the page to have its answers")
+        except AssertionError as error:
+            waiting = sorted({one.operation for one in self.asked.values() if one.seconds is None})
+            raise AssertionError(f"{error}; open: {waiting}; asked: {len(self.asked)}") from None
 
     def click(self, text: str) -> bool:
         """Click on the smallest visible element with this text; tell whether there is one."""
@@ -118,6 +122,9 @@ class Browser:
                 self.asked[parameters["requestId"]] = Asked(name, parameters["timestamp"])
         elif message["method"] == "Network.loadingFinished" and known is not None:
             known.seconds = parameters["timestamp"] - known.began
+        elif message["method"] == "Network.loadingFailed" and known is not None:
+            # The page has thought better of it, and asks again or needs it no more.
+            del self.asked[parameters["requestId"]]
 
 
 @contextlib.contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from cdc_runner.capture.inspect import matches, split_pattern
 from cdc_runner.destinations.snowflake import state
 from cdc_runner.destinations.snowflake.auth import KeyPairTokens
 from cdc_runner.destinations.snowflake.session import Session
-from cdc_runner.destinations.snowflake.sql import SqlSession
+from cdc_runner.destinations.snowflake.sql import SqlSession, literal
 from cdc_runner.destinations.snowflake.streaming import Pipe
 from cdc_runner.destinations.snowflake.transport import Refused, Transport, Unanswered, Unreachable, classified
 from cdc_runner.destinations.snowflake.waiting import EventMark
+from cdc_runner.schema import TableId, quote_identifier
 from cdc_runner.spec import SnowflakeAddress
 
 
@@ -42,6 +46,54 @@ def run_once(
         return SqlSession(address, tokens, transport).run(statement, what, limit_seconds=limit_seconds).rows
     finally:
         transport.close()
+
+
+_COLUMNS = """
+SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, IS_NULLABLE, COLUMN_DEFAULT, NUMERIC_PRECISION, NUMERIC_SCALE
+FROM {database}.INFORMATION_SCHEMA.COLUMNS WHERE TABLE_SCHEMA <> 'INFORMATION_SCHEMA'{condition}
+ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationColumn:
+    """A column of a table, as the account has it; `type` with precision and scale of a NUMBER."""
+
+    table: TableId
+    name: str
+    type: str
+    nullable: bool
+    default: str | None
+
+
+def read_columns(address: SnowflakeAddress, pattern: str) -> list[DestinationColumn]:
+    """Return the columns of the database's tables that match a pattern such as `shop.*`, whatever its case.
+
+    A pattern without a dot is one of tables in any schema.
+
+    Raises:
+        RosettaError: CONFIG_INVALID for the pattern, CREDENTIAL_UNREADABLE, or a destination kind.
+    """
+    wanted = (pattern if "." in pattern else f"*.{pattern}").upper()
+    schema_half, _ = split_pattern(wanted)
+    exact = not any(character in schema_half for character in "*?[")
+    condition = f" AND UPPER(TABLE_SCHEMA) = {literal(schema_half)}" if exact else ""
+    statement = _COLUMNS.format(database=quote_identifier(address.database), condition=condition)
+    return [
+        DestinationColumn(
+            TableId(str(schema), str(table)), str(name), _type_text(type_, precision, scale), nullable == "YES", default
+        )
+        for schema, table, name, type_, nullable, default, precision, scale in run_once(
+            address, statement, "read the columns of its tables"
+        )
+        if matches(TableId(str(schema).upper(), str(table).upper()), [wanted])
+    ]
+
+
+def _type_text(name: str | None, precision: str | None, scale: str | None) -> str:
+    if name == "NUMBER" and precision is not None:
+        return f"NUMBER({precision},{scale or 0})"
+    return name or ""
 
 
 def forget_pipeline(address: SnowflakeAddress, pipeline: str, destination: str) -> list[str]:

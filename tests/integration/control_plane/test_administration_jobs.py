@@ -11,6 +11,7 @@ import yaml
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.pipelines import source_place
 from tests.support.receiver import receiving
+from tests.support.snowflake_server import ACCOUNT, DATABASE, USER
 
 pytestmark = [pytest.mark.dagster, pytest.mark.pg]
 
@@ -137,6 +138,21 @@ def test_tables_publication_and_slot_of_a_real_source(catalog, launch, source_da
     assert "no slot" in launch("drop_slot", "shop", succeeds=False, dry_run=False)["failure"]
     assert "dry run" in launch("drop_publication", "shop")["result"]
     assert "is dropped" in launch("drop_publication", "shop", dry_run=False)["result"]
+
+
+def test_columns_of_both_types_of_destinations(catalog, launch, source_database, snowflake, monkeypatch) -> None:
+    server = source_database.server
+    source_database.execute("CREATE TABLE orders (id int PRIMARY KEY, note text)")
+    monkeypatch.setenv("DWH_PASSWORD", server.password)
+    address = {"host": server.host, "port": server.port, "database": source_database.name, "username": server.username}
+    launch("create_destination", name="dwh", type="postgres", password_env="DWH_PASSWORD", **address)
+    assert launch("browse_destination_schema", "dwh", table="public.*")["result"] == "2 columns"
+    monkeypatch.setenv("LAKE_KEY", snowflake.private_key())
+    snowflake.sql.query(f'CREATE SCHEMA "{DATABASE}"."SHOP"; CREATE TABLE "{DATABASE}"."SHOP"."ITEM" ("ID" bigint)')
+    account = {"account": ACCOUNT, "user": USER, "database": DATABASE, "target_schema": "SHOP", "host": snowflake.url}
+    launch("create_destination", name="lake", type="snowflake", private_key_env="LAKE_KEY", **account)
+    assert launch("browse_destination_schema", "lake", table="shop.*")["result"] == "1 columns"
+    assert launch("browse_destination_schema", "lake")["result"] == "1 columns"
 
 
 def test_presets_are_made_changed_copied_and_used(catalog, launch) -> None:

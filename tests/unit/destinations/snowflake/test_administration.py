@@ -7,11 +7,17 @@ import dataclasses
 import pytest
 from pydantic import SecretStr
 
-from cdc_runner.destinations.snowflake.administration import forget_pipeline, run_once, service_version
+from cdc_runner.destinations.snowflake.administration import (
+    DestinationColumn,
+    forget_pipeline,
+    read_columns,
+    run_once,
+    service_version,
+)
 from cdc_runner.doctor.finding import Findings
 from cdc_runner.doctor.snowflake import check_snowflake
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.schema import Column
+from cdc_runner.schema import Column, TableId
 from cdc_runner.spec import DestinationSpec, SnowflakeAddress
 from tests.support.snowflake_events import ITEM, LOG, address_of, apply, destination_of, events, ready, sync_of, table
 from tests.support.snowflake_key import private_key
@@ -115,3 +121,35 @@ def test_statements_of_monitors(snowflake: SnowflakeServer):
     with pytest.raises(RosettaError) as caught:
         service_version(wrong)
     assert caught.value.kind is ErrorKind.DESTINATION_AUTHENTICATION
+
+
+def test_columns_of_an_account_are_browsed_by_pattern(snowflake: SnowflakeServer):
+    snowflake.sql.query('CREATE SCHEMA "ANALYTICS"."SHOP"; CREATE SCHEMA "ANALYTICS"."Odd"')
+    snowflake.sql.query('CREATE TABLE "ANALYTICS"."SHOP"."ORDERS" ("ID" bigint NOT NULL, "NOTE" text DEFAULT \'none\')')
+    snowflake.sql.query('CREATE TABLE "ANALYTICS"."SHOP"."ITEMS" ("ID" bigint)')
+    snowflake.sql.query('CREATE TABLE "ANALYTICS"."Odd"."orders" ("x" text)')
+    address = address_of(snowflake)
+    found = read_columns(address, "shop.orders")
+    assert [(str(one.table), one.name, one.nullable) for one in found] == [
+        ("SHOP.ORDERS", "ID", False), ("SHOP.ORDERS", "NOTE", True),
+    ]  # fmt: skip
+    assert "UPPER(TABLE_SCHEMA) = 'SHOP'" in snowflake.sql.log[-1]
+    assert found[1].default == "'none'"
+
+    def tables(pattern: str) -> list[str]:
+        return sorted({str(one.table) for one in read_columns(address, pattern)})
+
+    assert tables("*.*") == ["Odd.orders", "SHOP.ITEMS", "SHOP.ORDERS"]
+    assert tables("orders") == ["Odd.orders", "SHOP.ORDERS"]
+    assert tables("shop.i*") == ["SHOP.ITEMS"]
+    assert tables('"sho*".*') == []
+    with pytest.raises(RosettaError) as caught:
+        tables("a.b.c")
+    assert caught.value.kind is ErrorKind.CONFIG_INVALID
+
+
+def test_a_number_is_told_with_its_scale(monkeypatch: pytest.MonkeyPatch, snowflake: SnowflakeServer):
+    row = ["SHOP", "ITEM", "PRICE", "NUMBER", "YES", None, "12", "2"]
+    monkeypatch.setattr("cdc_runner.destinations.snowflake.administration.run_once", lambda *_: [row])
+    expected = DestinationColumn(TableId("SHOP", "ITEM"), "PRICE", "NUMBER(12,2)", True, None)
+    assert read_columns(address_of(snowflake), "*.*") == [expected]

@@ -28,6 +28,7 @@ class Environment:
         java_home: directory of a Java runtime; None takes the one of the wheel.
         health_port: port of the runner's health endpoint.
         debug: tracebacks instead of one line.
+        failpoint: where the process is to die (`cdc_runner.failpoints`); None, as always outside of tests, is nowhere.
     """
 
     config_database_url: SecretStr | None = None
@@ -38,6 +39,7 @@ class Environment:
     java_home: str | None = None
     health_port: int = DEFAULT_HEALTH_PORT
     debug: bool = False
+    failpoint: str | None = None
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -69,4 +71,5 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         java_home=values.get("JAVA_HOME"),
         health_port=int(port),
         debug=values.get("ROSETTA_DEBUG", "") not in ("", "0"),
+        failpoint=values.get("ROSETTA_FAILPOINT"),
     )

@@ -21,6 +21,7 @@ from cdc_runner.dead_letter.letter import Letter, from_fields, to_fields
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.letters import RowChange, StoredLetter
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId
 
@@ -121,6 +122,7 @@ class DeadLetterQueue:
         """
         name = self.stream(source)
         ids = list(letters)
+        reach(Failpoint.BEFORE_XACK)
         with self.store.client() as client:
             pipe = client.pipeline(transaction=False)
             for start in range(0, len(ids), _PAGE):

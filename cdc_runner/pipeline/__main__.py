@@ -27,11 +27,13 @@ def main() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    from cdc_runner.catalog.environment import read_environment
+    from cdc_runner.failpoints import arm
     from cdc_runner.pipeline.memory import return_large_blocks
     from cdc_runner.pipeline.process import run
 
+    arm(read_environment().failpoint)
     return_large_blocks()
-
     code = run(arguments.pipeline_id, arguments.holder)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -18,6 +18,7 @@ from cdc_runner.capture.base import ChangeStream
 from cdc_runner.capture.registry import SchemaRegistry
 from cdc_runner.destinations.base import Destination
 from cdc_runner.errors import Reaction, RosettaError
+from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.pipeline.applier import Applier
 from cdc_runner.pipeline.backfills import BackfillKeeper
 from cdc_runner.pipeline.dead_letters import LetterDesk, letter_queue, waiting_room
@@ -249,6 +250,7 @@ class StreamRun:
         """Acknowledge what every destination holds (in the threads of the destinations)."""
         lowest = min([*self._floors, *(one.status.durable for one in self.appliers)])
         if lowest > self._acknowledged and self._stream is not None:
+            reach(Failpoint.BEFORE_ACKNOWLEDGE)
             self._acknowledged = lowest
             self._stream.acknowledge(lowest)
         self._reporter.count(applier.pipeline_destination_id, events)

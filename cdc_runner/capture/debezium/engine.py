@@ -26,6 +26,7 @@ from cdc_runner.capture.rows.columns import Layout, kinds_of, runs_of
 from cdc_runner.capture.rows.plain import rows_of
 from cdc_runner.capture.rows.stamps import ends_of, pack_end, stamp
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.position import ZERO, Position
 from cdc_runner.schema import TableId
 from cdc_runner.spec import SourceSpec
@@ -186,6 +187,7 @@ class DebeziumStream:
         while self._held and self._held[0][0] <= self._acknowledged:
             record = self._held.popleft()[1]
         if record is not None:
+            reach(Failpoint.BEFORE_BATCH_FINISHED)
             committer.markProcessed(record)
             committer.markBatchFinished()
 

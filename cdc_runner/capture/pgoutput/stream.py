@@ -26,6 +26,7 @@ from cdc_runner.capture.rows.plain import rows_of
 from cdc_runner.capture.rows.stamps import ends_of, stamp
 from cdc_runner.connections import classify, connect
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId
 from cdc_runner.spec import SourceSpec
@@ -201,6 +202,7 @@ class PgoutputStream:
         self._durable = max(self._durable, position.lsn)
         link = self._link
         if link is not None:
+            reach(Failpoint.BEFORE_BATCH_FINISHED)
             link.confirm(self._durable)
 
     def hold(self) -> None:

@@ -26,6 +26,7 @@ from cdc_runner.destinations.postgres.plan import LoadPlanner
 from cdc_runner.destinations.postgres.session import PostgresSession
 from cdc_runner.destinations.postgres.writer import TableWriter
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.evolution import ChangeKind, SchemaChange, diff
@@ -170,7 +171,9 @@ class PostgresDestination(PostgresSession):
                     # A deferred constraint would else be checked by COMMIT, where a row cannot be told any more.
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
                 state.store_position(cursor, self._pipeline, through, commit_time)
+            reach(Failpoint.BEFORE_COMMIT)
             connection.commit()
+            reach(Failpoint.AFTER_COMMIT)
         except BaseException as error:
             # Nothing is inferred from a transaction that failed: the session goes, the position is read again.
             self.close()

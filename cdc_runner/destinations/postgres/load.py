@@ -25,6 +25,7 @@ from cdc_runner.destinations.postgres.load_refused import RefusedLoad
 from cdc_runner.destinations.postgres.membership import PostgresMembership
 from cdc_runner.destinations.postgres.pipe import copy_across
 from cdc_runner.destinations.postgres.statements import TargetShape
+from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.schema import TableId
 from cdc_runner.shaping.custom_source import CustomSource
 from cdc_runner.shaping.mask import copy_field
@@ -201,6 +202,7 @@ class InitialLoad:
             else:
                 copy_across(reader, copy_out, cursor, f"COPY {target.quoted} ({shape.names()}) FROM STDIN", mask)
                 rows = cursor.rowcount
+            reach(Failpoint.AFTER_COPY)
             self._check_not_rewritten(reader, chunk)
             state.finish_chunk(cursor, self._pipeline, self._destination.epoch, target, chunk, rows)
         return rows

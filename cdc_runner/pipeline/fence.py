@@ -31,6 +31,7 @@ from cdc_runner.catalog.database import session_scope
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.postgres import state
 from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.pipeline.applier import Applier
 from cdc_runner.pipeline.source import SourceSession
@@ -53,11 +54,14 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class _Prepared:
-    """A destination that is to be held: the session that will export its snapshot, and what is to be fetched."""
+    """A destination that is to be held: the session that will export its snapshot, and what is to be fetched.
+
+    Snowflake has no snapshots to hand on: there the merges are held.
+    """
 
     identifier: int
-    destination: PostgresDestination
-    connection: psycopg2.extensions.connection
+    destination: PostgresDestination | SnowflakeDestination
+    connection: psycopg2.extensions.connection | None
     keys: Mapping[TableId, Sequence[Key]]
 
 
@@ -98,6 +102,9 @@ class _Fence:
 
     def _answer(self, prepared: _Prepared, applier: Applier) -> fences.Answer:
         upserted, deleted = self._rewrite(prepared, applier) if prepared.keys else (0, 0)
+        if isinstance(prepared.destination, SnowflakeDestination):
+            return fences.Answer(prepared.destination.hold(), upserted, deleted)
+        assert prepared.connection is not None, "of a PostgreSQL destination"
         try:
             with prepared.connection.cursor() as cursor:
                 cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -187,7 +194,7 @@ class FenceKeeper:
         keys = self._catalog_call(lambda session: fences.keys_of(session, request))
         prepared = [
             _Prepared(applier.pipeline_destination_id, destination, self._connect(destination, cleanup), wanted)
-            for applier, destination, wanted in self._postgres(keys)
+            for applier, destination, wanted in self._attached(keys)
         ]
         session = SourceSession(self._spec.source, "fence")
         cleanup.callback(session.close)
@@ -206,15 +213,20 @@ class FenceKeeper:
             self._stopping.wait(HELD_SECONDS)
         raise RosettaError(ErrorKind.RUNNER_FAILED, "the pipeline was stopped or started its stream anew")
 
-    def _postgres(
+    def _attached(
         self, keys: Mapping[int, Mapping[TableId, Sequence[Key]]]
-    ) -> Iterator[tuple[Applier, PostgresDestination, Mapping[TableId, Sequence[Key]]]]:
-        """Yield the destinations that can be held: those that are attached, and whose type has snapshots."""
+    ) -> Iterator[tuple[Applier, PostgresDestination | SnowflakeDestination, Mapping[TableId, Sequence[Key]]]]:
+        """Yield the destinations that can be held: those that are attached, and whose type has a way."""
         for applier in self._appliers:
-            if isinstance(applier.destination, PostgresDestination) and not applier.status.detached:
-                yield applier, applier.destination, keys.get(applier.pipeline_destination_id, {})
+            destination = applier.destination
+            if isinstance(destination, PostgresDestination | SnowflakeDestination) and not applier.status.detached:
+                yield applier, destination, keys.get(applier.pipeline_destination_id, {})
 
-    def _connect(self, destination: PostgresDestination, cleanup: ExitStack) -> psycopg2.extensions.connection:
+    def _connect(
+        self, destination: PostgresDestination | SnowflakeDestination, cleanup: ExitStack
+    ) -> psycopg2.extensions.connection | None:
+        if isinstance(destination, SnowflakeDestination):
+            return None
         connection = destination.connect()
         cleanup.callback(connection.close)
         connection.autocommit = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import psycopg2.extensions
 
@@ -22,6 +23,14 @@ SELECT current_setting('server_encoding'),
        array_agg(hashtextextended(repeat('Rosetta ' || n || chr(126), n), n) ORDER BY n)::text
 FROM generate_series(1, 24) n
 """
+
+
+class Hashing(Protocol):
+    """How texts are hashed."""
+
+    def of(self, text: str, seed: int) -> str:
+        """Return SQL of type bigint for the hash of a text."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,7 @@ def bucket_count(rows: float) -> int:
     return 1 << (wanted - 1).bit_length()
 
 
-def sums(side: Side, hashing: Hash, buckets: int, relation: str, pages: str) -> str:
+def sums(side: Side, hashing: Hashing, buckets: int, relation: str, pages: str) -> str:
     """Query for bucket, rows and checksum of a part of a relation."""
     return (
         f"SELECT b, count(*), sum(h)::text FROM (SELECT {_bucket(side, hashing, buckets)} AS b, "
@@ -66,7 +75,7 @@ def sums(side: Side, hashing: Hash, buckets: int, relation: str, pages: str) -> 
     )
 
 
-def rows(side: Side, hashing: Hash, buckets: int, relation: str, pages: str, wanted: Sequence[int]) -> str:
+def rows(side: Side, hashing: Hashing, buckets: int, relation: str, pages: str, wanted: Sequence[int]) -> str:
     """Query for key texts (an array) and hash of the rows of some buckets; a row without a key has its hash as key."""
     row = hashing.of(side.row, 1)
     key = f"ARRAY[{', '.join(side.key)}]" if side.key else f"ARRAY[({row})::text]"
@@ -77,7 +86,7 @@ def rows(side: Side, hashing: Hash, buckets: int, relation: str, pages: str, wan
     )
 
 
-def _bucket(side: Side, hashing: Hash, buckets: int) -> str:
+def _bucket(side: Side, hashing: Hashing, buckets: int) -> str:
     return f"({hashing.of(side.identity, 0)} & {buckets - 1})"
 
 

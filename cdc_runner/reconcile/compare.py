@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from cdc_runner.destinations.base import TableState
 from cdc_runner.destinations.postgres.target_table import TargetTable
 from cdc_runner.destinations.postgres.type_names import SchemaMap
 from cdc_runner.errors import RosettaError
 from cdc_runner.reconcile import checksum
-from cdc_runner.reconcile.checksum import Hash
-from cdc_runner.reconcile.plan import NotComparable, Rules, Side, TablePlan, plan_table
+from cdc_runner.reconcile.checksum import Hash, Hashing
+from cdc_runner.reconcile.plan import NotComparable, Rules, Side, plan_table
 from cdc_runner.reconcile.result import Key, KeyDifferences, TableOutcome, TableResult
-from cdc_runner.reconcile.session import SnapshotSessions, TableReading, Unreadable
+from cdc_runner.reconcile.session import Part, SnapshotSessions, TableReading, Unreadable
 from cdc_runner.schema import TableSchema
 
 LISTED_ROWS = 500_000
@@ -48,6 +48,20 @@ class Subject:
     rules: Rules = field(default_factory=Rules)
 
 
+def judged(result: TableResult, compare: Callable[[], TableResult]) -> TableResult:
+    """Return what a comparison gives, with its time; its failures become outcomes of the result."""
+    began = time.monotonic()
+    try:
+        result = compare()
+    except NotComparable as error:
+        result = replace(result, outcome=TableOutcome.NOT_COMPARABLE, reason=str(error))
+    except Unreadable as error:
+        result = replace(result, outcome=TableOutcome.FAILED, reason=str(error))
+    except RosettaError as error:
+        result = replace(result, outcome=TableOutcome.FAILED, reason=error.message)
+    return replace(result, seconds=time.monotonic() - began)
+
+
 class Comparison:
     """Compares tables of one source with those of one destination, each under its snapshot."""
 
@@ -58,17 +72,7 @@ class Comparison:
 
     def compare(self, subject: Subject) -> TableResult:
         """Return what one table has differently; failures become outcomes."""
-        began = time.monotonic()
-        result = subject.result
-        try:
-            result = self._compare(subject)
-        except NotComparable as error:
-            result = replace(result, outcome=TableOutcome.NOT_COMPARABLE, reason=str(error))
-        except Unreadable as error:
-            result = replace(result, outcome=TableOutcome.FAILED, reason=str(error))
-        except RosettaError as error:
-            result = replace(result, outcome=TableOutcome.FAILED, reason=error.message)
-        return replace(result, seconds=time.monotonic() - began)
+        return judged(subject.result, lambda: self._compare(subject))
 
     def _compare(self, subject: Subject) -> TableResult:
         if subject.present is None:
@@ -82,91 +86,107 @@ class Comparison:
             ThreadPoolExecutor(self._source.settings.workers, "verify-source") as one,
             ThreadPoolExecutor(self._target.settings.workers, "verify-target") as two,
         ):
-            return self._compare_rows(_Table(plan, here, there, self._hash, (one, two)), subject.result)
-
-    def _compare_rows(self, table: _Table, result: TableResult) -> TableResult:
-        plan = table.plan
-        result = replace(result, key=plan.key, left_out=plan.left_out)
-        source, target = table.sums()
-        totals = [sum(count for count, _ in sums.values()) for sums in (source, target)]
-        result = replace(result, source_rows=totals[0], target_rows=totals[1])
-        differing = sorted(
-            bucket for bucket in source.keys() | target.keys() if source.get(bucket) != target.get(bucket)
-        )
-        if not differing:
-            return replace(result, outcome=TableOutcome.EQUAL)
-        listed: list[int] = []
-        rows = 0
-        for bucket in differing:
-            rows += max(source.get(bucket, (0, 0))[0], target.get(bucket, (0, 0))[0])
-            if listed and rows > LISTED_ROWS:
-                break
-            listed.append(bucket)
-        keys = table.keys(listed)
-        keys = replace(keys, complete=len(listed) == len(differing))
-        return replace(result, outcome=TableOutcome.DIFFERENT, keys=keys)
+            readings = (
+                ServerReading(plan.source, here, self._hash, one),
+                ServerReading(plan.target, there, self._hash, two),
+            )
+            return compare_rows(*readings, replace(subject.result, key=plan.key, left_out=plan.left_out))
 
 
-class _Table:
-    """One table being read on both sides at once, part by part."""
+class Reading(Protocol):
+    """One side of a table that is being read."""
 
-    def __init__(
-        self,
-        plan: TablePlan,
-        here: TableReading,
-        there: TableReading,
-        hashing: Hash,
-        threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
-    ) -> None:
-        self.plan = plan
-        self._readings = ((plan.source, here, threads[0]), (plan.target, there, threads[1]))
+    @property
+    def rows_estimate(self) -> float:
+        """About how many rows it has."""
+        ...
+
+    def start(self, buckets: int, wanted: Sequence[int] | None) -> list[Future[list[Any]]]:
+        """Begin to read rows and checksum of each bucket, or key texts and hash of the rows of some; part by part."""
+        ...
+
+
+class ServerReading:
+    """A table of a PostgreSQL server, read in parts."""
+
+    def __init__(self, side: Side, reading: TableReading, hashing: Hashing, threads: ThreadPoolExecutor) -> None:
+        self._side = side
+        self._reading = reading
         self._hash = hashing
-        self._buckets = checksum.bucket_count(max(here.rows_estimate, there.rows_estimate))
+        self._threads = threads
+        self.rows_estimate = reading.rows_estimate
 
-    def sums(self) -> tuple[Sums, Sums]:
-        """Return rows and checksum of each bucket, of both sides."""
-        one, two = self._both(None)
-        return _added(one), _added(two)
-
-    def keys(self, buckets: Sequence[int]) -> KeyDifferences:
-        """Return which rows of some buckets differ."""
-        one, two = (_by_key(rows) for rows in self._both(buckets))
-        changed, missing, extra = [], [], []
-        for key in one.keys() | two.keys():
-            here, there = one.get(key, []), two.get(key, [])
-            if here == there:
-                continue
-            if not there:
-                missing += [key] * (1 if self.plan.key else len(here))
-            elif not here:
-                extra += [key] * (1 if self.plan.key else len(there))
-            elif self.plan.key:
-                changed.append(key)
-            else:
-                # Rows without a key have their hash as key: the number of such rows differs.
-                (missing if len(here) > len(there) else extra).extend([key] * abs(len(here) - len(there)))
-        return KeyDifferences(_ordered(changed), _ordered(missing), _ordered(extra))
-
-    def _both(self, buckets: Sequence[int] | None) -> list[list[Any]]:
-        work = [
-            [
-                threads.submit(reading.run, self._statement(side, part.relation, part.pages, buckets), part.size)
-                for part in reading.parts
-            ]
-            for side, reading, threads in self._readings
+    def start(self, buckets: int, wanted: Sequence[int] | None) -> list[Future[list[Any]]]:
+        """See `Reading.start`."""
+        return [
+            self._threads.submit(self._reading.run, self._statement(buckets, wanted, part), part.size)
+            for part in self._reading.parts
         ]
-        try:
-            return [[row for future in futures for row in future.result()] for futures in work]
-        except BaseException:
-            for futures in work:
-                for future in futures:
-                    future.cancel()
-            raise
 
-    def _statement(self, side: Side, relation: str, pages: str, buckets: Sequence[int] | None) -> str:
-        if buckets is None:
-            return checksum.sums(side, self._hash, self._buckets, relation, pages)
-        return checksum.rows(side, self._hash, self._buckets, relation, pages, buckets)
+    def _statement(self, buckets: int, wanted: Sequence[int] | None, part: Part) -> str:
+        if wanted is None:
+            return checksum.sums(self._side, self._hash, buckets, part.relation, part.pages)
+        return checksum.rows(self._side, self._hash, buckets, part.relation, part.pages, wanted)
+
+
+def compare_rows(source: Reading, target: Reading, result: TableResult) -> TableResult:
+    """Return what one table has differently.
+
+    Args:
+        source: the source table.
+        target: its target.
+        result: what is known of it, with the names of the key's columns.
+    """
+    buckets = checksum.bucket_count(max(source.rows_estimate, target.rows_estimate))
+    here, there = map(_added, _both(source, target, buckets, None))
+    totals = [sum(count for count, _ in sums.values()) for sums in (here, there)]
+    result = replace(result, source_rows=totals[0], target_rows=totals[1])
+    differing = sorted(bucket for bucket in here.keys() | there.keys() if here.get(bucket) != there.get(bucket))
+    if not differing:
+        return replace(result, outcome=TableOutcome.EQUAL)
+    listed: list[int] = []
+    rows = 0
+    for bucket in differing:
+        rows += max(here.get(bucket, (0, 0))[0], there.get(bucket, (0, 0))[0])
+        if listed and rows > LISTED_ROWS:
+            break
+        listed.append(bucket)
+    keys = _differences(*map(_by_key, _both(source, target, buckets, listed)), keyed=bool(result.key))
+    keys = replace(keys, complete=len(listed) == len(differing))
+    return replace(result, outcome=TableOutcome.DIFFERENT, keys=keys)
+
+
+def _differences(
+    here: Mapping[Key, Sequence[int]], there: Mapping[Key, Sequence[int]], *, keyed: bool
+) -> KeyDifferences:
+    changed: list[Key] = []
+    missing: list[Key] = []
+    extra: list[Key] = []
+    for key in here.keys() | there.keys():
+        one, two = here.get(key, []), there.get(key, [])
+        if one == two:
+            continue
+        if not two:
+            missing += [key] * (1 if keyed else len(one))
+        elif not one:
+            extra += [key] * (1 if keyed else len(two))
+        elif keyed:
+            changed.append(key)
+        else:
+            # Rows without a key have their hash as key: the number of such rows differs.
+            (missing if len(one) > len(two) else extra).extend([key] * abs(len(one) - len(two)))
+    return KeyDifferences(_ordered(changed), _ordered(missing), _ordered(extra))
+
+
+def _both(source: Reading, target: Reading, buckets: int, wanted: Sequence[int] | None) -> list[list[Any]]:
+    work = [side.start(buckets, wanted) for side in (source, target)]
+    try:
+        return [[row for future in futures for row in future.result()] for futures in work]
+    except BaseException:
+        for futures in work:
+            for future in futures:
+                future.cancel()
+        raise
 
 
 def _added(rows: Sequence[Any]) -> Sums:

@@ -12,10 +12,11 @@ from sqlalchemy import Engine
 
 from cdc_runner.catalog import fences
 from cdc_runner.catalog.database import session_scope
+from cdc_runner.destinations.snowflake.held import HeldTargets
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.reconcile.session import Settings, SnapshotSessions
 from cdc_runner.schema import TableId
-from cdc_runner.spec import DestinationSpec, PipelineSpec
+from cdc_runner.spec import DestinationSpec, PipelineSpec, SnowflakeAddress
 
 ANSWER_SECONDS = 30.0
 """How long the pipeline may take to set a fence: it looks twice a second and may hold its stream for 10 seconds."""
@@ -30,6 +31,7 @@ class Fenced:
         lsn: the position.
         source: sessions of the source.
         targets: sessions of the destinations that have reached it, by pipeline destination.
+        lakes: targets at Snowflake that have reached it, likewise.
         problems: why the others have not.
         pending: source tables of which changes are still to come, by pipeline destination.
         upserted_rows: rows written at the fence.
@@ -39,6 +41,7 @@ class Fenced:
     lsn: int
     source: SnapshotSessions
     targets: dict[int, SnapshotSessions] = field(default_factory=dict)
+    lakes: dict[int, HeldTargets] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     pending: dict[int, frozenset[TableId]] = field(default_factory=dict)
     upserted_rows: int = 0
@@ -79,7 +82,8 @@ def fenced(
             cleanup.callback(source.close)
             assert state.lsn is not None, "a fence that is set has a position"
             found = Fenced(state.lsn, source)
-            _open_targets(catalog, fence_id, destinations, settings, wait_seconds, found, cleanup)
+            opening = _Opening(spec.name, settings, found, cleanup)
+            _open_targets(catalog, fence_id, destinations, wait_seconds, opening)
         finally:
             with session_scope(catalog) as session:
                 fences.release(session, fence_id)
@@ -109,14 +113,37 @@ def _wait_until_set(catalog: Engine, fence_id: int) -> fences.FenceState:
         pause.wait(_LOOK_SECONDS)
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """Opens what reads the destinations that answered."""
+
+    pipeline: str
+    settings: Settings
+    found: Fenced
+    cleanup: ExitStack
+
+    def open(self, destination: DestinationSpec, answer: fences.Answer) -> None:
+        found, identifier = self.found, destination.id
+        found.upserted_rows += answer.upserted_rows
+        found.deleted_rows += answer.deleted_rows
+        if answer.snapshot is None:
+            found.problems[identifier] = answer.error or "it could not be read at the fence"
+            return
+        try:
+            if isinstance(destination.place, SnowflakeAddress):
+                held = HeldTargets(destination.place, self.pipeline, destination.name, found.lsn, answer.snapshot)
+                self.cleanup.callback(held.close)
+                found.lakes[identifier] = held
+            else:
+                sessions = SnapshotSessions(destination.address, "destination", answer.snapshot, self.settings)
+                self.cleanup.callback(sessions.close)
+                found.targets[identifier] = sessions
+        except RosettaError as error:
+            found.problems[identifier] = error.message
+
+
 def _open_targets(
-    catalog: Engine,
-    fence_id: int,
-    destinations: Collection[DestinationSpec],
-    settings: Settings,
-    wait_seconds: float,
-    found: Fenced,
-    cleanup: ExitStack,
+    catalog: Engine, fence_id: int, destinations: Collection[DestinationSpec], wait_seconds: float, opening: _Opening
 ) -> None:
     """Open sessions of each destination as it reaches the fence."""
     missing = {one.id: one for one in destinations}
@@ -125,21 +152,9 @@ def _open_targets(
     while missing:
         answers = _look(catalog, fence_id).answers
         for identifier in missing.keys() & answers.keys():
-            destination, answer = missing.pop(identifier), answers[identifier]
-            found.upserted_rows += answer.upserted_rows
-            found.deleted_rows += answer.deleted_rows
-            if answer.snapshot is None:
-                found.problems[identifier] = answer.error or "it could not be read at the fence"
-                continue
-            try:
-                sessions = SnapshotSessions(destination.address, "destination", answer.snapshot, settings)
-            except RosettaError as error:
-                found.problems[identifier] = error.message
-                continue
-            cleanup.callback(sessions.close)
-            found.targets[identifier] = sessions
+            opening.open(missing.pop(identifier), answers[identifier])
         if missing and time.monotonic() > deadline:
             for identifier in missing:
-                found.problems[identifier] = f"it did not reach the fence within {wait_seconds:g} s"
+                opening.found.problems[identifier] = f"it did not reach the fence within {wait_seconds:g} s"
             return
         pause.wait(_LOOK_SECONDS if missing else 0)

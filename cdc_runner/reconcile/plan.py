@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from cdc_runner.destinations.base import TableState
 from cdc_runner.destinations.postgres.target_table import TargetTable
@@ -17,6 +18,7 @@ _NAMES_OF_OBJECTS = frozenset(
                  "role", "type")
 )  # fmt: skip
 
+Pair = TypeVar("Pair")
 
 NOTHING = "NULL::text"
 """The text of a column that holds nothing."""
@@ -114,42 +116,13 @@ def plan_table(
         NotComparable: the target lacks a column, or the key has changed and the stream has not told of it yet.
     """
     rules = rules or Rules()
-    by_number = {column.number: column for column in present.stream_columns if column.number}
-    by_name = {column.name: column for column in present.stream_columns}
-    left_out: dict[str, str] = {}
-    texts: dict[str, tuple[str, str]] = {}
-    partner: dict[str, str] = {}
-    for column in known.schema.stream_columns:
-        if column.name in rules.added:
-            continue
-        origin = rules.origins.get(column.name, column)
-        source = by_number.get(origin.number) if origin.number else by_name.get(origin.name)
-        if source is None:
-            left_out[column.name] = "the source does not have it any more"
-            continue
-        there = target.columns.get(column.name)
-        if there is None:
-            raise NotComparable(f"the target has no column {column.name}")
-        partner[source.name] = column.name
-        if column.name in rules.altered:
-            left_out[column.name] = rules.altered[column.name]
-            continue
-        if column.name in rules.fixed:
-            pair: tuple[str, str] | str = _fixed(rules.fixed[column.name], there.column)
-        else:
-            pair = _texts(source, there.column, schema_map)
-        if isinstance(pair, str):
-            left_out[column.name] = pair
-        else:
-            texts[column.name] = pair
-    for name in by_name:
-        if name not in partner and name not in rules.left_behind:
-            left_out[name] = "the target does not have it yet; it comes with the table's next change"
-    key = tuple(partner.get(name, "") for name in present.key)
-    if key != known.schema.key or any(name not in texts for name in key):
-        raise NotComparable("its key is not that of the target: it has changed, or its values cannot be compared")
-    if not texts:
-        raise NotComparable("none of its columns can be compared")
+    columns = target.columns
+
+    def pair(name: str, source: Column) -> tuple[str, str] | str:
+        there = columns[name].column
+        return _fixed(rules.fixed[name], there) if name in rules.fixed else _texts(source, there, schema_map)
+
+    key, texts, left_out = pair_columns(present, known, rules, columns.keys(), pair)
     sides = [
         Side(
             table,
@@ -160,6 +133,60 @@ def plan_table(
         for place, table in enumerate((present.table, target.table))
     ]
     return TablePlan(sides[0], sides[1], key, left_out)
+
+
+def pair_columns(
+    present: TableSchema,
+    known: TableState,
+    rules: Rules,
+    there: Collection[str],
+    pair: Callable[[str, Column], tuple[Pair, Pair] | str],
+) -> tuple[tuple[str, ...], dict[str, tuple[Pair, Pair]], dict[str, str]]:
+    """Return the key's columns, what is compared of each target column, and the columns left out with the reason.
+
+    Args:
+        present: the source table at the fence.
+        known: what the destination remembers of it; its columns have the target's names.
+        rules: how the target is meant to differ.
+        there: names of the target's columns.
+        pair: gives for a target column and its partner at the source what is compared on both sides, or why nothing is.
+
+    Raises:
+        NotComparable: the target lacks a column, or the key has changed and the stream has not told of it yet.
+    """
+    by_number = {column.number: column for column in present.stream_columns if column.number}
+    by_name = {column.name: column for column in present.stream_columns}
+    left_out: dict[str, str] = {}
+    pairs: dict[str, tuple[Pair, Pair]] = {}
+    partner: dict[str, str] = {}
+    for column in known.schema.stream_columns:
+        if column.name in rules.added:
+            continue
+        origin = rules.origins.get(column.name, column)
+        source = by_number.get(origin.number) if origin.number else by_name.get(origin.name)
+        if source is None:
+            left_out[column.name] = "the source does not have it any more"
+            continue
+        if column.name not in there:
+            raise NotComparable(f"the target has no column {column.name}")
+        partner[source.name] = column.name
+        if column.name in rules.altered:
+            left_out[column.name] = rules.altered[column.name]
+            continue
+        found = pair(column.name, source)
+        if isinstance(found, str):
+            left_out[column.name] = found
+        else:
+            pairs[column.name] = found
+    for name in by_name:
+        if name not in partner and name not in rules.left_behind:
+            left_out[name] = "the target does not have it yet; it comes with the table's next change"
+    key = tuple(partner.get(name, "") for name in present.key)
+    if key != known.schema.key or any(name not in pairs for name in key):
+        raise NotComparable("its key is not that of the target: it has changed, or its values cannot be compared")
+    if not pairs:
+        raise NotComparable("none of its columns can be compared")
+    return key, pairs, left_out
 
 
 def _fixed(text: str, target: Column) -> tuple[str, str] | str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import psycopg2
 import psycopg2.extensions
@@ -13,10 +14,12 @@ from cdc_runner.capture.base import TableVersion
 from cdc_runner.connections import classify
 from cdc_runner.destinations.base import TableState
 from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.position import Position
 from cdc_runner.reconcile.plan import NotComparable, Rules, output_text
 from cdc_runner.reconcile.result import Key
-from cdc_runner.reconcile.shape import Outdated, rules_of
+from cdc_runner.reconcile.shape import Outdated, rules_of, sync_of
 from cdc_runner.schema import Column, TableId, TableSchema, quote_identifier
 from cdc_runner.shaping.net import NetChange, NetKind
 from cdc_runner.shaping.sync import SyncShaper, TableShaper
@@ -30,7 +33,7 @@ Rows = Mapping[Key, tuple[str | None, ...]]
 def rewrite_rows(
     source: psycopg2.extensions.connection,
     present: Mapping[TableId, TableSchema],
-    destination: PostgresDestination,
+    destination: PostgresDestination | SnowflakeDestination,
     keys: Mapping[TableId, Sequence[Key]],
     spec: DestinationSpec,
     shapers: Mapping[TableId, TableShaper],
@@ -64,13 +67,33 @@ def rewrite_rows(
         if known is None or schema is None or not known.schema.key:
             raise RosettaError(ErrorKind.NOT_FOUND, f"table {target} has no rows that could be fetched by key")
         origin = known.captured_schema
-        rows = _fetch(source, schema, origin, listed, _rules(spec, known, schema).where)
+        where = _rules(spec, known, schema).where
+        lake = isinstance(destination, SnowflakeDestination)
+        rows = _fetch(source, schema, origin, listed, where, identity=output_text if lake else _cast_text)
         gone = sorted({tuple(key) for key in listed} - rows.keys())
-        changes += [(known.sync, one) for one in _shaped(known, _change(origin, rows, gone), shapers.get(target))]
+        change = _events(origin, rows, gone, _first(destination, target)) if lake else _change(origin, rows, gone)
+        configured = sync_of(spec, known)
+        sync = known.sync if configured is None else replace(known.sync, shape=configured.shape)
+        changes += [(sync, one) for one in _shaped(known, change, shapers.get(target))]
         upserted += len(rows)
         deleted += len(gone)
     destination.rewrite(changes)
     return upserted, deleted
+
+
+def _first(destination: PostgresDestination | SnowflakeDestination, target: TableId) -> Position:
+    """Return a position for events above all that was sent for a table, below all that is to come.
+
+    Raises:
+        RosettaError: RUNNER_FAILED when that cannot be told now.
+    """
+    assert isinstance(destination, SnowflakeDestination), "takes events"
+    found = destination.replay_position(target)
+    if found is None:
+        raise RosettaError(
+            ErrorKind.RUNNER_FAILED, f"table {target}: a batch was interrupted and is not whole again yet; try again"
+        )
+    return found
 
 
 def _rules(spec: DestinationSpec, known: TableState, present: TableSchema) -> Rules:
@@ -108,6 +131,7 @@ def _fetch(
     known: TableSchema,
     keys: Sequence[Key],
     where: str | None,
+    identity: Callable[[str], str],
 ) -> dict[Key, tuple[str | None, ...]]:
     """Return the source's rows with these keys, by key text, in the order of the columns that are known."""
     partners = [_partner(present, column) for column in known.stream_columns]
@@ -121,14 +145,14 @@ def _fetch(
     same = " AND ".join(
         f"t.{quote_identifier(one.name)} = w.k{place}::{one.type_text}" for place, one in enumerate(columns)
     )
-    identity = ", ".join(f"t.{quote_identifier(one.name)}::text" for one in columns)
+    texts_of_key = ", ".join(identity(f"t.{quote_identifier(one.name)}") for one in columns)
     only = "" if present.partitioned else "ONLY "
     table = f"{only}{present.table.quoted}"
     if where is not None:
         # A condition names columns alone: it must not see those of the wanted keys.
         table = f"(SELECT * FROM {table} WHERE {where})"
     aliases = ", ".join(f"k{place}" for place in range(len(columns)))
-    head = f"SELECT ARRAY[{identity}], {texts} FROM unnest("
+    head = f"SELECT ARRAY[{texts_of_key}], {texts} FROM unnest("
     tail = f") AS w({aliases}) JOIN {table} t ON {same}"
     # Names and conditions may hold the driver's own mark.
     statement = head.replace("%", "%%") + wanted + tail.replace("%", "%%")
@@ -145,12 +169,35 @@ def _fetch(
     return found
 
 
+def _cast_text(column: str) -> str:
+    return f"{column}::text"
+
+
 def _partner(present: TableSchema, column: Column) -> Column | None:
     """Return the source's present column for one that the target knows, which may have had another name then."""
     for one in present.stream_columns:
         if (one.number == column.number) if column.number else (one.name == column.name):
             return one
     return None
+
+
+def _events(schema: TableSchema, rows: Rows, gone: Sequence[Key], first: Position) -> NetChange:
+    """Return events of the source's table that write some rows whole and delete others, at positions from one on."""
+    change = _change(schema, rows, gone)
+    count = change.rows.num_rows
+    columns = {f"c{place}": change.rows.column(f"c{place}") for place in range(len(schema.stream_columns))}
+    table = pa.table(
+        {
+            "op": pa.array(["u"] * len(rows) + ["d"] * len(gone), pa.string()),
+            "x": pa.array([None] * count, pa.string()),
+            **columns,
+            "lsn": pa.array([first.lsn] * count, pa.int64()),
+            "seq": pa.array(range(first.ordinal, first.ordinal + count), pa.int64()),
+            "xid": pa.array([0] * count, pa.int64()),
+            "at": pa.array([time.time()] * count, pa.float64()),
+        }
+    )
+    return replace(change, kind=NetKind.EVENTS, rows=table)
 
 
 def _change(schema: TableSchema, rows: Rows, gone: Sequence[Key]) -> NetChange:

@@ -13,12 +13,13 @@ import psycopg2.extensions
 from cdc_runner.capture.publication import SnapshotSlot
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.postgres import state
+from cdc_runner.destinations.snowflake.held import HeldTargets, new_token
 from cdc_runner.errors import RosettaError
 from cdc_runner.position import Position, format_lsn
 from cdc_runner.reconcile.fenced import Fenced
 from cdc_runner.reconcile.session import Settings, SnapshotSessions
 from cdc_runner.schema import TableId, quote_identifier
-from cdc_runner.spec import DestinationSpec, PipelineSpec
+from cdc_runner.spec import DestinationSpec, PipelineSpec, SnowflakeAddress
 
 SLOT_SECONDS = 10.0
 LOOKED_AT_MESSAGES = 200_000
@@ -48,6 +49,9 @@ def standing(spec: PipelineSpec, destinations: Collection[DestinationSpec], sett
             found = Fenced(slot.lsn, source)
         positions: dict[int, Position] = {}
         for one in destinations:
+            if isinstance(one.place, SnowflakeAddress):
+                _hold(spec.name, one, one.place, found, positions, cleanup)
+                continue
             try:
                 sessions = SnapshotSessions(one.address, "destination", None, settings)
             except RosettaError as error:
@@ -62,6 +66,30 @@ def standing(spec: PipelineSpec, destinations: Collection[DestinationSpec], sett
         if positions:
             _look_into_slot(spec, found, positions)
         yield found
+
+
+def _hold(
+    pipeline: str,
+    destination: DestinationSpec,
+    place: SnowflakeAddress,
+    found: Fenced,
+    positions: dict[int, Position],
+    cleanup: ExitStack,
+) -> None:
+    """Keep the targets of a Snowflake destination from being merged beyond the position."""
+    try:
+        held = HeldTargets(place, pipeline, destination.name, found.lsn, new_token())
+        cleanup.callback(held.close)
+        position = held.position()
+        if position is not None and position.lsn <= found.lsn:
+            held.take()
+    except RosettaError as error:
+        found.problems[destination.id] = error.message
+        return
+    if position is None or position.lsn > found.lsn:
+        found.problems[destination.id] = "it holds no position, or one that the source has not reached"
+        return
+    positions[destination.id], found.lakes[destination.id] = position, held
 
 
 def _position(sessions: SnapshotSessions, pipeline: str) -> Position | None:
@@ -97,7 +125,8 @@ def _look_into_slot(spec: PipelineSpec, found: Fenced, positions: dict[int, Posi
         found.pending[identifier] = pending_tables(messages, position)
         if len(messages) >= LOOKED_AT_MESSAGES:
             found.problems[identifier] = "too many changes wait in the slot: start the pipeline first"
-            found.targets.pop(identifier)
+            found.targets.pop(identifier, None)
+            found.lakes.pop(identifier, None)
 
 
 def pending_tables(messages: Sequence[bytes], position: Position) -> frozenset[TableId]:

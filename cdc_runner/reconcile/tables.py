@@ -12,10 +12,11 @@ from cdc_runner.destinations.postgres.target_table import read_target
 from cdc_runner.destinations.postgres.type_names import TypePlaces
 from cdc_runner.reconcile.compare import Comparison, Subject
 from cdc_runner.reconcile.fenced import Fenced
-from cdc_runner.reconcile.plan import NotComparable
+from cdc_runner.reconcile.lake import compare_lake
+from cdc_runner.reconcile.plan import NotComparable, Rules
 from cdc_runner.reconcile.result import TableOutcome, TableResult
 from cdc_runner.reconcile.shape import Outdated, rules_of
-from cdc_runner.schema import TableId
+from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.spec import DestinationSpec
 
 Selection = Callable[[DestinationSpec, TableState], bool]
@@ -36,32 +37,49 @@ def compare_destination(
     pipeline: str, fence: Fenced, destination: DestinationSpec, selected: Selection
 ) -> Iterator[TableResult]:
     """Yield what each selected table of a destination has differently at the fence."""
-    source, target = fence.source, fence.targets[destination.id]
     pending = fence.pending.get(destination.id, frozenset())
+
+    def known(one: TableState, present: TableSchema | None) -> TableResult | Rules:
+        return _without_reading(fence.lsn, pending, destination, one, present)
+
+    if destination.id in fence.lakes:
+        held = fence.lakes[destination.id]
+        yield from compare_lake(fence.source, held, destination, lambda one: selected(destination, one), known)
+        return
+    source, target = fence.source, fence.targets[destination.id]
     with target.keeper.cursor() as cursor:
-        known = [one for one in state.read_tables(cursor, pipeline) if selected(destination, one)]
+        states = [one for one in state.read_tables(cursor, pipeline) if selected(destination, one)]
     places = TypePlaces(lambda schema: destination.schema or schema)
     places.learn(target.keeper)
-    present = {one.table: one for one in read_tables(source.keeper, tables={one.sync.source for one in known})}
+    present = {one.table: one for one in read_tables(source.keeper, tables={one.sync.source for one in states})}
     comparison = Comparison(source, target)
-    for one in known:
-        result = TableResult(destination.id, destination.name, one.sync.source, one.sync.target, TableOutcome.BEHIND)
-        try:
-            rules = rules_of(destination, one, present.get(one.sync.source))
-        except Outdated as reason:
-            yield replace(result, reason=str(reason))
+    for one in states:
+        rules = known(one, present.get(one.sync.source))
+        if isinstance(rules, TableResult):
+            yield rules
             continue
-        except NotComparable as reason:
-            yield replace(result, outcome=TableOutcome.NOT_COMPARABLE, reason=str(reason))
-            continue
-        if rules.skipped is not None:
-            yield replace(result, outcome=TableOutcome.SKIPPED, reason=rules.skipped)
-        elif not one.ready:
-            yield replace(result, reason="it is being loaded")
-        elif one.sync.source in pending:
-            yield replace(result, reason="changes of it wait in the slot: start the pipeline")
-        elif one.snapshot.lsn > fence.lsn:
-            yield replace(result, reason="it was loaded at a later position than that of the comparison")
-        else:
-            there = read_target(target.keeper, one.sync.target)
-            yield comparison.compare(Subject(result, present.get(one.sync.source), one, there, places, rules))
+        result = TableResult(destination.id, destination.name, one.sync.source, one.sync.target, TableOutcome.FAILED)
+        there = read_target(target.keeper, one.sync.target)
+        yield comparison.compare(Subject(result, present.get(one.sync.source), one, there, places, rules))
+
+
+def _without_reading(
+    lsn: int, pending: frozenset[TableId], destination: DestinationSpec, one: TableState, present: TableSchema | None
+) -> TableResult | Rules:
+    """Return the outcome of a table that is not to be read, else how its target is meant to differ."""
+    result = TableResult(destination.id, destination.name, one.sync.source, one.sync.target, TableOutcome.BEHIND)
+    try:
+        rules = rules_of(destination, one, present)
+    except Outdated as reason:
+        return replace(result, reason=str(reason))
+    except NotComparable as reason:
+        return replace(result, outcome=TableOutcome.NOT_COMPARABLE, reason=str(reason))
+    if rules.skipped is not None:
+        return replace(result, outcome=TableOutcome.SKIPPED, reason=rules.skipped)
+    if not one.ready:
+        return replace(result, reason="it is being loaded")
+    if one.sync.source in pending:
+        return replace(result, reason="changes of it wait in the slot: start the pipeline")
+    if one.snapshot.lsn > lsn:
+        return replace(result, reason="it was loaded at a later position than that of the comparison")
+    return rules

@@ -265,7 +265,7 @@ def compare_at(
     """Compare the selected tables of destinations at a fence; also return which destinations were not there."""
     results: list[TableResult] = []
     for destination in destinations:
-        if destination.id in fence.targets:
+        if destination.id in fence.targets or destination.id in fence.lakes:
             results += compare_destination(spec.name, fence, destination, selected)
     names = {one.id: one.name for one in destinations}
     problem = "; ".join(f"destination {names[place]}: {reason}" for place, reason in fence.problems.items())

@@ -15,6 +15,13 @@ _TASK = re.compile(r"CREATE OR REPLACE TASK (\S+) (.*?) AS\n(BEGIN\n.*)", re.DOT
 _INFORMATION = re.compile(r'"(\w+)"\.INFORMATION_SCHEMA\.(COLUMNS|SCHEMATA|TABLES)\s+WHERE', re.IGNORECASE)
 
 
+def held_query(block: str) -> str | None:
+    """Return the query by which a block of a task decides to do nothing; None for one without it."""
+    head = block.partition("BEGIN TRANSACTION;\n")[0]
+    match = re.search(r"SELECT COUNT\(\*\) INTO :held (FROM .*);\nIF \(held > 0\)", head)
+    return None if match is None else f"SELECT COUNT(*) {match.group(1)}"
+
+
 class SqlError(Exception):
     """A statement that failed."""
 
@@ -81,6 +88,9 @@ class SnowflakeSql:
                 self._block(self.tasks[name])
 
     def _block(self, block: str) -> None:
+        held = held_query(block)
+        if held and self._one(held)[1] != [(0,)]:
+            return
         body = block.partition("BEGIN TRANSACTION;\n")[2].partition(";\nCOMMIT")[0]
         self._connection.execute("BEGIN")
         try:

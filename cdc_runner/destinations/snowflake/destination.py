@@ -69,9 +69,11 @@ class SnowflakeDestination(SnowflakeMemory):
         """Make what belongs to the targets, remove what an interrupted load left, and return what has to be loaded."""
         session = self._open_session()
         loads: list[TableLoad] = []
+        tasks = session.store.tasks()
         for sync, source_schema in wanted:
             known, fingerprint = self._states.get(sync.target), sync.shape.fingerprint
             if known is not None and known.ready and known.shape == fingerprint:
+                session.objects.keep_task(sync, session.objects.shape(known.schema, sync), tasks.get(sync.target))
                 continue
             plan = event_plan(sync, source_schema)
             schema = source_schema if plan is None else plan.target
@@ -229,6 +231,33 @@ class SnowflakeDestination(SnowflakeMemory):
                     self.refusals.store.note_replay(entries, None)
         return refused
 
+    def rewrite(self, changes: Sequence[tuple[ResolvedSync, NetChange]]) -> None:
+        """Send events of rows that are true at the present position; they are durable at the end.
+
+        Keys that wait are left alone: what waits for them is older than these rows.
+
+        Args:
+            changes: events at positions between what was sent and what is to come.
+
+        Raises:
+            RosettaError: DESTINATION_ROW_REJECTED for rows that Snowflake does not take, and destination kinds.
+        """
+        for sync, change in changes:
+            shape, channel = self._shape(sync, change.version.schema), self._table_channel(sync)
+            rows = change.rows
+            misfits = self._writer.misfits(shape, rows, None)
+            if misfits:
+                raise _not_taken(sync, len(misfits), misfits[min(misfits)])
+            if sync.target in self.diversion.tables:
+                rows = self.diversion.split(sync, shape.schema, rows, {}).rows
+            for request in self._writer.requests(shape, rows, channel.committed):
+                channel.send(request)
+            try:
+                channel.settle()
+            except RowsRejected as error:
+                self.refusals.account(channel)
+                raise _not_taken(sync, error.missing, REJECTED) from None
+
     def _refused_again(self, sync: ResolvedSync, error: RowsRejected, events: pa.Table) -> dict[str, Refusal]:
         missing = self.refusals.rejected_positions(sync, error)
         if missing is None:
@@ -296,3 +325,9 @@ class SnowflakeDestination(SnowflakeMemory):
     def _tell(self, sync: ResolvedSync, old: TableSchema, new: TableSchema, changes: Sequence[SchemaChange]) -> None:
         if changes and self._on_schema_change is not None:
             self._on_schema_change(sync, old, new, changes)
+
+
+def _not_taken(sync: ResolvedSync, rows: int, why: str) -> RosettaError:
+    return RosettaError(
+        ErrorKind.DESTINATION_ROW_REJECTED, f"table {sync.target}: {rows} rows cannot be written: {why}"
+    )

@@ -11,7 +11,7 @@ import structlog
 
 from cdc_runner.destinations.base import RowFetcher, SchemaListener, TableState
 from cdc_runner.destinations.letters import LetterSink
-from cdc_runner.destinations.snowflake import state
+from cdc_runner.destinations.snowflake import held, state
 from cdc_runner.destinations.snowflake.channel import Channel, Patience
 from cdc_runner.destinations.snowflake.divert import EventDiversion
 from cdc_runner.destinations.snowflake.refusals import Refusals
@@ -132,6 +132,16 @@ class SnowflakeMemory:
             channel.open()
             self._channels[sync.target] = channel
         return channel
+
+    def hold(self) -> str:
+        """Keep the tasks from merging for a while, so that the targets can be compared; return the hold's name.
+
+        Raises:
+            RosettaError: a destination kind; also when a merge that is at work takes too long.
+        """
+        token = held.new_token()
+        self._open_session().store.hold(token, held.HOLD_SECONDS, limit_seconds=held.WAIT_SECONDS)
+        return token
 
     # -- what is kept ------------------------------------------------------------------------------------------------
 

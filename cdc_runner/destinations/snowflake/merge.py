@@ -96,30 +96,43 @@ class MergePlan:
         """Condition for the landing rows of this merge; a truncate makes everything before it void."""
         return f"{_POSITION} > {self._state('LOW')} AND {_POSITION} <= {self._state('BOUND')}"
 
-    def statements(self) -> list[str]:
-        """Return the statements of one merge, to be run in one transaction."""
+    @property
+    def held(self) -> str:
+        """Query for the number of holds that keep the task from merging the table: one or none."""
+        now = "DATE_PART(EPOCH_SECOND, CURRENT_TIMESTAMP())"
+        return (
+            f"SELECT COUNT(*) FROM {self.state.quoted} WHERE {self._where_state} AND HOLD <> '' AND HELD_UNTIL > {now}"
+        )
+
+    def statements(self, through: str | None = None) -> list[str]:
+        """Return the statements of one merge, to be run in one transaction.
+
+        Args:
+            through: rows above this position are left for the next merge.
+        """
         if self.shape.keeps is SyncMode.HISTORY:
             work = [self._history()]
         else:
             work = [self._truncate(), *(self._keyed() if self.shape.schema.key else self._keyless())]
         return [
-            *self._bounds(),
+            *self._bounds(through),
             *work,
             f"UPDATE {self.state.quoted} SET MERGED = BOUND WHERE {self._where_state}",
             self._clean_up(),
         ]
 
-    def block(self) -> str:
-        """Return one statement that runs the merge in a transaction."""
-        return as_block(self.statements())
+    def block(self, through: str | None = None) -> str:
+        """Return one statement that runs the merge in a transaction, of rows up to a position or of all."""
+        return as_block(self.statements(through))
 
-    def _bounds(self) -> list[str]:
+    def _bounds(self, through: str | None) -> list[str]:
+        limit = "" if through is None else f" AND {_POSITION} <= {literal(through)}"
         landing = self.names.landing.quoted
         state, where = self.state.quoted, self._where_state
         return [
             # A table that is being loaded is not complete: nothing is merged until it is.
             f"UPDATE {state} SET BOUND = COALESCE((SELECT MAX({_POSITION}) FROM {landing} WHERE {_POSITION} > "
-            f"{self._state('MERGED')}), MERGED), LOW = MERGED WHERE {where} AND READY",
+            f"{self._state('MERGED')}{limit}), MERGED), LOW = MERGED WHERE {where} AND READY",
             f"UPDATE {state} SET LOW = COALESCE((SELECT MAX({_POSITION}) FROM {landing} WHERE {_OP} = 't' AND "
             f"{_POSITION} > {self._state('MERGED')} AND {_POSITION} <= {self._state('BOUND')}), MERGED) "
             f"WHERE {where} AND READY",
@@ -242,9 +255,17 @@ class MergePlan:
         ]
 
 
-def as_block(statements: Sequence[str]) -> str:
-    """Return one statement that runs several in one transaction, or none of them."""
+def as_block(statements: Sequence[str], *, unless: str | None = None) -> str:
+    """Return one statement that runs several in one transaction, or none of them.
+
+    Args:
+        statements: what to run.
+        unless: a query for a number; nothing is done when it is not zero.
+    """
     body = ";\n".join(["BEGIN TRANSACTION", *statements, "COMMIT"])
+    if unless is not None:
+        counted = unless.replace("SELECT COUNT(*) FROM", "SELECT COUNT(*) INTO :held FROM", 1)
+        body = f"LET held INTEGER := 0;\n{counted};\nIF (held > 0) THEN\nRETURN 'held';\nEND IF;\n{body}"
     return f"BEGIN\n{body};\nEXCEPTION WHEN OTHER THEN\nROLLBACK;\nRAISE;\nEND"
 
 
@@ -252,7 +273,7 @@ def task_statement(plan: MergePlan, *, seconds: int, warehouse: str | None, trig
     """Return the statement that makes the task of a table.
 
     The stream says whether there is anything to do, so that an idle table costs nothing; the merge itself goes by
-    position. Reading the stream without a row of it moves it on.
+    position. Reading the stream without a row of it moves it on; a task that is held leaves it where it is.
 
     Args:
         plan: of the table.
@@ -263,7 +284,7 @@ def task_statement(plan: MergePlan, *, seconds: int, warehouse: str | None, trig
     names = plan.names
     where = f"WAREHOUSE = {quote_identifier(warehouse)}" if warehouse else ""
     note = f"INSERT INTO {plan.state.quoted} (PIPELINE) SELECT {_OP} FROM {names.stream.quoted} WHERE 1 = 0"
-    body = as_block([note, *plan.statements()])
+    body = as_block([note, *plan.statements()], unless=plan.held)
     when = f"SCHEDULE = '{max(10, seconds)} SECONDS'"
     if triggered:
         when = f"USER_TASK_MINIMUM_TRIGGER_INTERVAL_IN_SECONDS = {max(10, seconds)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from cdc_runner.destinations.base import ReloadNeeded, TableState
@@ -33,6 +34,10 @@ def added_columns(shape: Shape) -> dict[str, str]:
     if shape.keeps is SyncMode.SOFT_DELETE:
         return {naming.DELETED: "BOOLEAN", naming.DELETED_AT: "TIMESTAMP_NTZ(6)"}
     return {}
+
+
+def _digest(statement: str) -> str:
+    return hashlib.sha256(statement.encode()).hexdigest()[:32]
 
 
 class Objects:
@@ -81,9 +86,9 @@ class Objects:
             landing_hours=self._address.landing_hours,
         )
 
-    def merge(self, sync: ResolvedSync, shape: Shape) -> None:
-        """Merge what is in the landing table now."""
-        self._sql.run(self.plan(sync, shape).block(), f"merge into {self.names(sync).target.name}")
+    def merge(self, sync: ResolvedSync, shape: Shape, through: str | None = None) -> None:
+        """Merge what is in the landing table now, up to a position or all of it; no hold is in the way of it."""
+        self._sql.run(self.plan(sync, shape).block(through), f"merge into {self.names(sync).target.name}")
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
@@ -156,16 +161,31 @@ class Objects:
 
     def make_task(self, sync: ResolvedSync, shape: Shape) -> None:
         """Make or replace the task of a target, and have it run."""
-        plan, address = self.plan(sync, shape), self._address
+        plan, statement = self.plan(sync, shape), self._task(sync, shape)
+        self._sql.run(statement, "create a task")
+        self._sql.run(f"ALTER TASK {plan.names.task.quoted} RESUME", "resume a task")
+        self._store.note_task(plan.names.target, _digest(statement))
+
+    def keep_task(self, sync: ResolvedSync, shape: Shape, known: str | None) -> None:
+        """Replace the task of a target when its settings or its statements are others than those it was made with.
+
+        Args:
+            sync: source and target.
+            shape: of the source table, as the target has it.
+            known: digest of the task that is there.
+        """
+        if known != _digest(self._task(sync, shape)):
+            self.make_task(sync, shape)
+
+    def _task(self, sync: ResolvedSync, shape: Shape) -> str:
+        address = self._address
         warehouse = address.merge_warehouse or address.warehouse
-        statement = task_statement(
-            plan,
+        return task_statement(
+            self.plan(sync, shape),
             seconds=address.merge_seconds,
             warehouse=None if warehouse == SERVERLESS else warehouse,
             triggered=address.merge_when == "triggered",
         )
-        self._sql.run(statement, "create a task")
-        self._sql.run(f"ALTER TASK {plan.names.task.quoted} RESUME", "resume a task")
 
     def drop(self, sync: ResolvedSync) -> list[str]:
         """Drop task, stream and landing table of a target, and return their names. The target stays."""

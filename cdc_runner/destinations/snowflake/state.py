@@ -16,12 +16,17 @@ from cdc_runner.destinations.snowflake.naming import Naming, ObjectName
 from cdc_runner.destinations.snowflake.sql import SqlSession, literal
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
-from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
+from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema, quote_identifier
 from cdc_runner.spec import ResolvedSync
 
 PIPELINE = "PIPELINE"
 TABLE = "TABLE"
 POSITION = "POSITION"
+
+_LATER = {"HOLD": "VARCHAR", "HELD_UNTIL": "NUMBER(18,0)", "TASK": "VARCHAR"}
+"""Columns of the table states that the first version did not have."""
+
+_NOW = "DATE_PART(EPOCH_SECOND, CURRENT_TIMESTAMP())"
 
 
 class StateStore:
@@ -48,11 +53,24 @@ class StateStore:
             self._pipeline: "PIPELINE VARCHAR, HOLDER VARCHAR, POSITION VARCHAR",
             self.table: "PIPELINE VARCHAR, TARGET_SCHEMA VARCHAR, TARGET_TABLE VARCHAR, SOURCE_SCHEMA VARCHAR, "
             "SOURCE_TABLE VARCHAR, SYNC_SCHEMA VARCHAR, SYNC_TABLE VARCHAR, READY BOOLEAN, SNAPSHOT VARCHAR, "
-            "DEFINITION VARCHAR, MERGED VARCHAR, BOUND VARCHAR, LOW VARCHAR",
+            "DEFINITION VARCHAR, MERGED VARCHAR, BOUND VARCHAR, LOW VARCHAR, "
+            + ", ".join(f"{name} {type_}" for name, type_ in _LATER.items()),
             self._position: "PIPELINE VARCHAR, POSITION VARCHAR, COMMITTED_AT VARCHAR",
         }
         for table, columns in definitions.items():
             self._sql.run(f"CREATE TABLE IF NOT EXISTS {table.quoted} ({columns})", f"create {table.name}")
+        self._add_later_columns()
+
+    def _add_later_columns(self) -> None:
+        found = self._sql.run(
+            f"SELECT COLUMN_NAME FROM {quote_identifier(self.table.database)}.INFORMATION_SCHEMA.COLUMNS "
+            f"WHERE TABLE_SCHEMA = {literal(self.table.schema)} AND TABLE_NAME = {literal(self.table.name)}",
+            "read the columns of the state table",
+        )
+        present = {row[0] for row in found.rows}
+        for name, type_ in _LATER.items():
+            if name not in present:
+                self._sql.run(f"ALTER TABLE {self.table.quoted} ADD COLUMN {name} {type_}", "extend the state table")
 
     def take_over(self) -> Position | None:
         """Become the one who writes for the pipeline, and return where its stream was last begun."""
@@ -110,7 +128,7 @@ class StateStore:
     def write(self, state: TableState, target: ObjectName) -> None:
         """Store a table's state; how far it was merged is kept."""
         self.check_holder()
-        sync, where = state.sync, self._where(target)
+        sync, where = state.sync, self.where(target)
         values = {
             "SOURCE_SCHEMA": literal(sync.source.schema),
             "SOURCE_TABLE": literal(sync.source.name),
@@ -134,7 +152,7 @@ class StateStore:
         """Store whether a table is loaded completely."""
         self.check_holder()
         word = "TRUE" if ready else "FALSE"
-        self._sql.run(f"UPDATE {self.table.quoted} SET READY = {word} WHERE {self._where(target)}", "mark a table")
+        self._sql.run(f"UPDATE {self.table.quoted} SET READY = {word} WHERE {self.where(target)}", "mark a table")
 
     def forget_merges(self) -> None:
         """Have every table loaded anew and merged from the start: positions may begin lower than before."""
@@ -149,17 +167,82 @@ class StateStore:
         """Return the position up to which a table was merged; empty before the first merge."""
         return (
             self._sql.run(
-                f"SELECT MERGED FROM {self.table.quoted} WHERE {self._where(target)}", "read a merge position"
+                f"SELECT MERGED FROM {self.table.quoted} WHERE {self.where(target)}", "read a merge position"
             ).value
             or ""
         )
+
+    # -- holds -------------------------------------------------------------------------------------------------------
+
+    def hold(self, token: str, seconds: int, *, limit_seconds: float) -> None:
+        """Keep the tasks of the pipeline from merging for so long; a later hold takes the place of an earlier one.
+
+        Args:
+            token: tells this hold from others.
+            seconds: how long it lasts unless it is prolonged.
+            limit_seconds: a merge that is at work is waited for at most so long.
+        """
+        self._sql.run(
+            f"UPDATE {self.table.quoted} SET HOLD = {literal(token)}, HELD_UNTIL = {_NOW} + {seconds} "
+            f"WHERE PIPELINE = {literal(self._writer)} AND READY",
+            "hold the merges",
+            limit_seconds=limit_seconds,
+        )
+
+    def prolong(self, token: str, seconds: int) -> None:
+        """Have a hold last for so long from now."""
+        self._sql.run(
+            f"UPDATE {self.table.quoted} SET HELD_UNTIL = {_NOW} + {seconds} "
+            f"WHERE PIPELINE = {literal(self._writer)} AND HOLD = {literal(token)}",
+            "hold the merges",
+        )
+
+    def release(self, token: str, *targets: ObjectName, others: bool = False) -> None:
+        """End a hold, of some tables, of all others, or of all; one that another has taken the place of is left alone.
+
+        Args:
+            token: of the hold.
+            targets: the tables; none for all.
+            others: end it for all but these.
+        """
+        where = f"PIPELINE = {literal(self._writer)} AND HOLD = {literal(token)}"
+        if targets:
+            named = " OR ".join(f"({self.where(one)})" for one in targets)
+            where += f" AND {'NOT ' if others else ''}({named})"
+        self._sql.run(
+            f"UPDATE {self.table.quoted} SET HOLD = NULL WHERE {where}",
+            "let the merges go on",
+        )
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    def tasks(self) -> dict[TableId, str]:
+        """Return the digest of each table's task, by the target's name in the configuration."""
+        found = self._sql.run(
+            f"SELECT SYNC_SCHEMA, SYNC_TABLE, TASK FROM {self.table.quoted} "
+            f"WHERE PIPELINE = {literal(self._writer)} AND TASK IS NOT NULL",
+            "read the tasks",
+        )
+        return {TableId(str(row[0]), str(row[1])): str(row[2]) for row in found.rows}
+
+    def note_task(self, target: ObjectName, digest: str) -> None:
+        """Store which task a table has."""
+        self._sql.run(
+            f"UPDATE {self.table.quoted} SET TASK = {literal(digest)} WHERE {self.where(target)}", "note a task"
+        )
+
+    def forget_table(self, target: ObjectName) -> None:
+        """Remove what is kept of a table."""
+        self.check_holder()
+        self._sql.run(f"DELETE FROM {self.table.quoted} WHERE {self.where(target)}", "forget a table")
 
     def forget(self) -> None:
         """Remove everything that is kept for the pipeline."""
         for table in (self.table, self._pipeline):
             self._sql.run(f"DELETE FROM {table.quoted} WHERE PIPELINE = {literal(self._writer)}", "forget the pipeline")
 
-    def _where(self, target: ObjectName) -> str:
+    def where(self, target: ObjectName) -> str:
+        """Return the condition for a table's row of the state table."""
         return (
             f"PIPELINE = {literal(self._writer)} AND TARGET_SCHEMA = {literal(target.schema)} "
             f"AND TARGET_TABLE = {literal(target.name)}"

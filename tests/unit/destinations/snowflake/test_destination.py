@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 
 from cdc_runner.destinations.base import ReloadNeeded, TableState
+from cdc_runner.destinations.snowflake.held import HeldTargets, MergedBeyond
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.position import Position
 from cdc_runner.schema import Column
 from cdc_runner.spec import SyncMode, TableShape
-from tests.support.snowflake_events import ITEM, LOG, apply, destination_of, events, ready, sync_of, table
+from tests.support.snowflake_events import ITEM, LOG, address_of, apply, destination_of, events, ready, sync_of, table
 from tests.support.snowflake_server import SnowflakeServer
 
 LANDING = '"ANALYTICS"."SHOP"."LANDING_ITEM"'
@@ -234,6 +235,52 @@ def test_names_keep_their_case_when_asked(snowflake: SnowflakeServer):
     names = snowflake.sql.query("SELECT column_name FROM information_schema.columns WHERE table_name = 'Order Lines'")
     assert [name for (name,) in names] == ["Id", "My Name"]
     made.close()
+
+
+def test_a_hold_keeps_the_task_from_merging_and_ends(snowflake: SnowflakeServer):
+    made = destination_of(snowflake)
+    made.open()
+    ready(made, ITEM, LOG)
+    apply(made, 10, events(ITEM, 10, [("u", None, "1", "a", "1.00")]))
+    token = made.hold()
+    assert texts(merged(snowflake)) == []
+    held = HeldTargets(address_of(snowflake), "shop", "lake", 10, token)
+    known = next(one for one in held.states() if one.sync.target.name == "item")
+    shape = held.shape(known, known.sync)
+    apply(made, 20, events(ITEM, 20, [("u", None, "1", "later", "2.00")]))
+    position = held.settle(known.sync, shape)
+    query = f'SELECT t."NAME" AS A FROM {TARGET} AS t'
+    assert held.read(known.sync, position, query, ["A"], limit_seconds=60) == [["a"]]
+    assert texts(merged(snowflake)) == [("1", "a", "1.00")]
+    held.release_others([known.sync.target])
+    state = 'SELECT "TARGET_TABLE" FROM "ANALYTICS"."SHOP"."ROSETTA_TABLE" WHERE "HOLD" IS NOT NULL'
+    assert snowflake.sql.query(state) == [("ITEM",)]
+    held.release(known.sync.target)
+    assert texts(merged(snowflake)) == [("1", "later", "2.00")]
+    with pytest.raises(MergedBeyond, match="merged or loaded again while it was read"):
+        held.read(known.sync, position, query, ["A"], limit_seconds=60)
+    with pytest.raises(MergedBeyond, match="beyond the position"):
+        held.settle(known.sync, shape)
+    made.hold()
+    snowflake.sql.query('UPDATE "ANALYTICS"."SHOP"."ROSETTA_TABLE" SET "HELD_UNTIL" = 1')
+    apply(made, 30, events(ITEM, 30, [("d", None, "1")]))
+    assert merged(snowflake) == []
+    held.close()
+    made.close()
+
+
+def test_a_task_is_made_anew_when_its_settings_are_others(snowflake: SnowflakeServer):
+    for seconds, wanted in ((60, 1), (60, 0), (90, 1), (90, 0)):
+        made = destination_of(snowflake, merge_seconds=seconds)
+        made.open()
+        if not made.table_states():
+            ready(made, ITEM)
+        snowflake.sql.log.clear()
+        assert made.plan_load(None, [(sync_of(ITEM), ITEM)], {}) == []  # type: ignore[arg-type]  # nothing to load
+        tasks = [one for one in snowflake.sql.log if one.startswith("CREATE OR REPLACE TASK")]
+        assert len(tasks) == wanted, seconds
+        assert all(f"SCHEDULE = '{seconds} SECONDS'" in one for one in tasks)
+        made.close()
 
 
 def test_tasks_and_clustering_are_as_asked(snowflake: SnowflakeServer):

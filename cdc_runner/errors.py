@@ -59,6 +59,7 @@ class ErrorKind(StrEnum):
     DEAD_LETTER_UNAVAILABLE = "dead_letter_unavailable"
     DEAD_LETTER_FULL = "dead_letter_full"
     PARKED_LOST = "parked_lost"
+    REBUILD_REFUSED = "rebuild_refused"
     FENCED = "fenced"
     LEASE_HELD = "lease_held"
     SPILL_FAILED = "spill_failed"
@@ -156,6 +157,10 @@ POLICIES: dict[ErrorKind, Policy] = {
         "Changes are missing that the slot does not have any more: run `rosetta pipeline refresh`.",
     ),
     ErrorKind.DESTINATION_FULL: Policy(Reaction.RETRY, "Free disk space at the destination."),
+    ErrorKind.REBUILD_REFUSED: Policy(
+        Reaction.REFUSE,
+        "The old table stays in its place, with every change; remove what is in the way and ask for a rebuild again.",
+    ),
     ErrorKind.FENCED: Policy(Reaction.RETRY, "A newer runner has taken over this pipeline; nothing needs doing."),
     ErrorKind.LEASE_HELD: Policy(Reaction.RETRY, "Another runner holds the pipeline; stop it to run here."),
     ErrorKind.SPILL_FAILED: Policy(Reaction.RETRY, "Free disk space under ROSETTA_HOME of the runner."),

@@ -30,6 +30,7 @@ from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.base import LoadChunk, TableState
 from cdc_runner.destinations.chunks import TableRewrittenError, plan_chunks
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.schema import TableId
 from cdc_runner.spec import ResolvedSync
 
 log = structlog.get_logger()
@@ -56,7 +57,14 @@ class Turn:
     """A turn of one backfill."""
 
     def __init__(
-        self, catalog: Engine, task: Task, sync: ResolvedSync, side: Side, work: Work, paused: Callable[[], str | None]
+        self,
+        catalog: Engine,
+        task: Task,
+        sync: ResolvedSync,
+        side: Side,
+        work: Work,
+        paused: Callable[[], str | None],
+        instead_of: TableId | None = None,
     ) -> None:
         """Args:
         catalog: the config database.
@@ -65,6 +73,7 @@ class Turn:
         side: where rows come from and go.
         work: to be told when the work must end.
         paused: why backfills of the source are to wait now; None when they may go on.
+        instead_of: the target that the destination knows, where the task's is a table that is built to replace it.
         """
         self._catalog = catalog
         self._task = task
@@ -72,6 +81,7 @@ class Turn:
         self._side = side
         self._work = work
         self._paused = paused
+        self._remembered = instead_of or task.target
         self._failure: BaseException | None = None
         self._any_moved = False
         self._pace = Pace(side.settings.backfill_megabytes_per_second * 1_000_000, work)
@@ -190,7 +200,7 @@ class Turn:
     def _known(self) -> TableState | None:
         """Return what the destination remembers of the target now."""
         states = self._side.destination.table_states()
-        return next((one for one in states if one.sync.target == self._task.target), None)
+        return next((one for one in states if one.sync.target == self._remembered), None)
 
     def _chunks(self, source: psycopg2.extensions.connection, rows: RowSource) -> list[ChunkRow]:
         chunks = self._stored(lambda session: backfills.chunks_of(session, self._task.id))

@@ -178,17 +178,7 @@ class Window:
             Interrupted: the work was asked to end.
             WindowVoid: it does not get there.
         """
-        deadline = time.monotonic() + REACH_SECONDS
-        nudged = time.monotonic()
-        while self._side.position() < self.position:
-            if self._work.ended.wait(_LOOK_SECONDS):
-                raise Interrupted
-            if time.monotonic() > deadline:
-                raise WindowVoid(f"the destination did not reach the snapshot's position within {REACH_SECONDS:g} s")
-            if time.monotonic() - nudged > 2.0:
-                nudged = time.monotonic()
-                self._side.nudge()
-        self._work.check()
+        wait_reached(self._side, self._work, self.position)
 
     def lock(self, cursor: psycopg2.extensions.cursor) -> None:
         """Lock the position for the cursor's transaction: nothing is applied beside it.
@@ -257,6 +247,26 @@ class Window:
                     raise
                 # That of a process that was killed a moment ago goes with its session.
                 self._work.ended.wait(0.5)
+
+
+def wait_reached(side: Side, work: Work, position: Position) -> None:
+    """Wait until the destination has applied all up to a position of the source.
+
+    Raises:
+        Interrupted: the work was asked to end.
+        WindowVoid: it does not get there.
+    """
+    deadline = time.monotonic() + REACH_SECONDS
+    nudged = time.monotonic()
+    while side.position() < position:
+        if work.ended.wait(_LOOK_SECONDS):
+            raise Interrupted
+        if time.monotonic() > deadline:
+            raise WindowVoid(f"the destination did not reach the snapshot's position within {REACH_SECONDS:g} s")
+        if time.monotonic() - nudged > 2.0:
+            nudged = time.monotonic()
+            side.nudge()
+    work.check()
 
 
 def copied_columns(places: Sequence[int]) -> str:

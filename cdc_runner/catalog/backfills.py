@@ -20,8 +20,8 @@ from cdc_runner.position import format_lsn
 from cdc_runner.schema import TableId
 
 OPEN = ("PENDING", "EXECUTING")
-MODES = ("BACKFILL", "RESYNC", "RELOAD")
-"""Write what differs; also delete what the source does not have; empty and copy again."""
+MODES = ("BACKFILL", "RESYNC", "RELOAD", "REBUILD")
+"""Write what differs; also delete what the source does not have; empty and copy again; build aside and exchange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,7 @@ def _shown(row: QueueBackfill, pipeline: str, destination: str | None) -> dict[s
         "chunks_done": row.chunks_done,
         "resumed": row.resume_attempts,
         "snapshot": format_lsn(row.snapshot_lsn) if row.snapshot_lsn else None,
+        "kept": row.kept_table,
         "note": row.note,
         "error": row.error_message,
         "requested_by": row.requested_by,
@@ -269,13 +270,7 @@ def open_tasks(session: Session, pipeline_id: int) -> list[Task]:
 
 
 def begin(session: Session, task: Task, *, resumed: bool) -> bool:
-    """Note that work on a backfill begins; False when it is open no more.
-
-    Args:
-        session: of the caller.
-        task: the backfill.
-        resumed: this process has not worked on it before.
-    """
+    """Note that work on a backfill begins; False when it is open no more. A process new to it has `resumed` it."""
     row = session.get(QueueBackfill, task.id, with_for_update=True, populate_existing=True)
     if row is None or row.status not in OPEN:
         return False

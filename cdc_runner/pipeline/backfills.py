@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -23,10 +23,12 @@ from cdc_runner.catalog.wal_ladder import backfills_paused
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.destinations.base import TableState
 from cdc_runner.destinations.postgres.destination import PostgresDestination
+from cdc_runner.destinations.postgres.shadow_register import Shadow
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
 from cdc_runner.pipeline.dead_letters import letter_queue
 from cdc_runner.pipeline.prepare import Attached
+from cdc_runner.pipeline.rebuild import Rebuild, drop_left
 from cdc_runner.pipeline.source import SourceSession
 from cdc_runner.schema import TableId
 from cdc_runner.spec import PipelineSpec, ResolvedSync
@@ -50,6 +52,7 @@ class _Place:
     task: Task | None = None
     work: Work = field(default_factory=Work)
     thread: threading.Thread | None = None
+    left_at: float = 0.0
 
     @property
     def busy(self) -> bool:
@@ -117,6 +120,8 @@ class BackfillKeeper:
             if place.task is not None and place.task.id not in wanted and place.busy:
                 # It was cancelled.
                 place.work.stop()
+        for place in self._places.values():
+            self._drop_left(place, wanted)
         for task in tasks:
             found = self._places.get(task.pipeline_destination_id)
             if time.monotonic() < self._not_before.get(task.id, 0.0):
@@ -125,6 +130,19 @@ class BackfillKeeper:
                 self._wait(task, "the destination cannot be reached now")
             elif not found.busy:
                 self._begin(found, task)
+
+    def _drop_left(self, place: _Place, wanted: set[int]) -> None:
+        """Remove the new tables of rebuilds that were cancelled or have failed."""
+        destination = place.applier.destination
+        if place.busy or not isinstance(destination, PostgresDestination) or place.applier.status.detached:
+            return
+        if not destination.shadows.active or time.monotonic() < place.left_at:
+            return
+        place.left_at = time.monotonic() + RETRY_SECONDS
+        try:
+            drop_left(destination, self._spec.name, wanted)
+        except RosettaError as error:
+            log.warning("rebuild.not_dropped", destination=destination.name, error=str(error))
 
     def _begin(self, place: _Place, task: Task) -> None:
         if self._stopping.is_set():
@@ -169,12 +187,20 @@ class BackfillKeeper:
                 f"table {task.source} has no key by which rows could be told apart: use mode reload, during which the "
                 "stream waits",
             )
-        if task.mode == "RELOAD" or not known.schema.key:
+        if task.mode == "RELOAD" or (not known.schema.key and task.mode != "REBUILD"):
             self._reload(place, task, known)
             return
-        end, note = Turn(self._catalog, task, sync, self._side(place, destination), work, lambda: self._paused).run()
+        side = self._side(place, destination)
+        if task.mode == "REBUILD":
+            side = replace(side, letters=None)
+            rebuild = Rebuild(self._catalog, self._spec, task, sync, side, work, lambda: self._paused)
+            end, note = rebuild.run()
+        else:
+            end, note = Turn(self._catalog, task, sync, side, work, lambda: self._paused).run()
         log.info("backfill.turn", backfill=task.id, target=str(task.target), end=end.value, note=note)
-        if end is TurnEnd.DONE:
+        if end is TurnEnd.DONE and task.mode == "REBUILD":
+            self._rebuilt(task)
+        elif end is TurnEnd.DONE:
             self._done(task)
         elif note is not None:
             self._wait(task, note)
@@ -214,6 +240,17 @@ class BackfillKeeper:
         self._change(task, mode="RELOAD", snapshot_lsn=known.snapshot.lsn, note=note)
         place.applier.reload_target = task.target
         self._not_before[task.id] = time.monotonic() + 60.0
+
+    def _rebuilt(self, task: Task) -> None:
+        kept = str(Shadow(task.id, task.target).kept)
+
+        def end(session: Session) -> None:
+            backfills.change(session, task.id, kept_table=kept)
+            backfills.finish(session, task.id)
+            backfills.forget_chunks(session, task.id)
+
+        self._call(end)
+        log.info("backfill.completed", backfill=task.id, target=str(task.target), kept=kept)
 
     def _done(self, task: Task) -> None:
         def end(session: Session) -> None:

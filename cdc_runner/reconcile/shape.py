@@ -73,6 +73,21 @@ def rules_of(destination: DestinationSpec, known: TableState, present: TableSche
     )
 
 
+def not_rebuildable(destination: DestinationSpec, known: TableState) -> str | None:
+    """Return why a target cannot be built anew from its source and compared with it; None when it can."""
+    if not known.ready:
+        return "it is being loaded"
+    if not known.schema.key:
+        return "it has no key by which rows could be told apart"
+    sync = sync_of(destination, known)
+    if sync is not None and sync.shape.mode is SyncMode.SOFT_DELETE:
+        return "it keeps deleted rows, which the source does not have any more"
+    try:
+        return rules_of(destination, known, None).skipped
+    except (Outdated, NotComparable) as reason:
+        return str(reason)
+
+
 def _fixed_text(mask: Mask) -> str | None:
     """Return the SQL of what a mask puts into every row; None when it depends on the value."""
     if mask.kind is MaskKind.NULL:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from cdc_runner.capture.inspect import matches, read_tables
@@ -34,9 +34,21 @@ def by_targets(targets: Collection[tuple[int, TableId]]) -> Selection:
 
 
 def compare_destination(
-    pipeline: str, fence: Fenced, destination: DestinationSpec, selected: Selection
+    pipeline: str,
+    fence: Fenced,
+    destination: DestinationSpec,
+    selected: Selection,
+    in_place_of: Mapping[TableId, TableId] | None = None,
 ) -> Iterator[TableResult]:
-    """Yield what each selected table of a destination has differently at the fence."""
+    """Yield what each selected table of a destination has differently at the fence.
+
+    Args:
+        pipeline: its name.
+        fence: both sides.
+        destination: whose tables.
+        selected: which of them.
+        in_place_of: tables that are looked at in place of targets, by target.
+    """
     pending = fence.pending.get(destination.id, frozenset())
 
     def known(one: TableState, present: TableSchema | None) -> TableResult | Rules:
@@ -59,7 +71,7 @@ def compare_destination(
             yield rules
             continue
         result = TableResult(destination.id, destination.name, one.sync.source, one.sync.target, TableOutcome.FAILED)
-        there = read_target(target.keeper, one.sync.target)
+        there = read_target(target.keeper, (in_place_of or {}).get(one.sync.target, one.sync.target))
         yield comparison.compare(Subject(result, present.get(one.sync.source), one, there, places, rules))
 
 

@@ -29,7 +29,7 @@ class BackfillRequest:
         tables: patterns `schema.table` of source or target tables; empty for every table of the pipeline.
         destinations: names; empty for all.
         mode: backfill writes what differs, resync also deletes what the source does not have, reload empties the table
-            and loads it while the stream waits.
+            and loads it while the stream waits, rebuild fills a new table aside that takes the old one's place.
         filter: condition on rows of the source, as SQL text, or the builder form as a mapping or as JSON text.
         priority: higher comes first, -1000 to 1000.
         requested_by: shown to people.
@@ -89,8 +89,12 @@ def start_backfill(session: Session, request: BackfillRequest) -> Queued:
             ErrorKind.NOT_FOUND,
             f"pipeline {pipeline.name} has no table at its destinations that matches {wanted[:200]}",
         )
+    unfit = _unfit(session, pipeline.name, chosen) if mode == "REBUILD" else {}
     for row, source, target in chosen:
         name = f"{row.destination.name}: {target}"
+        if (row.id, target) in unfit:
+            outcome.refused[name] = unfit[row.id, target]
+            continue
         if row.destination.type != "postgres":
             outcome.refused[name] = "its type takes no backfills yet: rosetta pipeline refresh copies everything"
             continue
@@ -112,6 +116,36 @@ def start_backfill(session: Session, request: BackfillRequest) -> Queued:
             session.flush()
             outcome.queued.append(show_backfill(session, identifier))
     return outcome
+
+
+def _unfit(
+    session: Session, pipeline: str, chosen: Sequence[tuple[PipelineDestination, TableId, TableId]]
+) -> dict[tuple[int, TableId], str]:
+    """Return the targets that cannot be replaced by new tables, with the reason, as far as that is known now."""
+    from cdc_runner.services.rebuild import why_not_rebuildable
+
+    found: dict[tuple[int, TableId], str] = {}
+    for row in {row.id: row for row, _, _ in chosen if row.destination.type == "postgres"}.values():
+        targets = [target for one, _, target in chosen if one.id == row.id]
+        try:
+            reasons = why_not_rebuildable(session, pipeline, row.id, targets)
+        except RosettaError:
+            # The pipeline looks again, and says then what is wrong.
+            continue
+        found |= {(row.id, target): reason for target, reason in reasons.items()}
+    return found
+
+
+def rebuild_obstacles(session: Session, request: BackfillRequest) -> dict[str, str]:
+    """Return what stands in the way of a rebuild, by `destination: schema.table`. Queues nothing.
+
+    Raises:
+        RosettaError: NOT_FOUND.
+    """
+    pipeline = get_pipeline(session, request.pipeline)
+    chosen = [one for row in _destinations(pipeline, request) for one in _tables(row, request)]
+    names = {row.id: row.destination.name for row, _, _ in chosen}
+    return {f"{names[place]}: {target}": why for (place, target), why in _unfit(session, pipeline.name, chosen).items()}
 
 
 def meant_targets(session: Session, request: BackfillRequest) -> list[str]:

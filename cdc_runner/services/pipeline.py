@@ -27,6 +27,7 @@ from cdc_runner.connections import classify, connect
 from cdc_runner.dead_letter.parking import ParkingLot
 from cdc_runner.dead_letter.queue import DeadLetterQueue
 from cdc_runner.dead_letter.store import LetterStore
+from cdc_runner.destinations.postgres.shadow_register import drop_shadow, forget_shadows, read_shadows
 from cdc_runner.destinations.postgres.state import forget_pipeline
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import quote_literal
@@ -187,8 +188,14 @@ def forget_at_destination(name: str, destination: Destination, keyring: Keyring 
         address = destination_address(destination, keyring or Keyring.from_environment())
         connection = connect(address, application_name="rosetta remove", side="destination")
         try:
-            with connection:
+            with connection, connection.cursor() as cursor:
                 drop_journals(connection, name)
+                for one in read_shadows(cursor, name):
+                    if one.swapped:
+                        result.kept.append(f"table {one.kept}, which a rebuild replaced, in {destination.name}")
+                    else:
+                        drop_shadow(cursor, name, one)
+                forget_shadows(cursor, name)
             forget_pipeline(connection, name)
         finally:
             connection.close()

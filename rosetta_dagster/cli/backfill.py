@@ -12,6 +12,7 @@ import click
 from cdc_runner.catalog.backfills import OPEN
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.services import backfill as service
+from cdc_runner.services import rebuild as rebuild_service
 from rosetta_dagster.cli.catalog import catalog_engine
 from rosetta_dagster.cli.output import json_option, print_json, print_table
 
@@ -29,10 +30,12 @@ _COLUMNS = (
     "eta_seconds",
     "changed",
     "deleted",
+    "kept",
     "note",
 )
 _table = click.option("--table", "tables", multiple=True, help="Pattern schema.table of source or target; repeatable.")
 _LOOK_SECONDS = 1.0
+_MODES = ["backfill", "resync", "reload", "rebuild"]
 
 
 @click.group()
@@ -44,9 +47,10 @@ def backfill() -> None:
 @click.argument("pipeline")
 @_table
 @click.option("--destination", "destinations", multiple=True, help="Name of a destination; repeatable.")
-@click.option("--mode", type=click.Choice(["backfill", "resync", "reload"]), default="backfill", show_default=True,
+@click.option("--mode", type=click.Choice(_MODES), default="backfill", show_default=True,
               help="backfill: write rows that differ. resync: also delete rows that the source does not have. "
-              "reload: empty the table and load it again, while the stream waits.")  # fmt: skip
+              "reload: empty the table and load it again, while the stream waits. rebuild: fill a new table aside, "
+              "compare it with the source and put it in the old one's place.")  # fmt: skip
 @click.option("--filter", "condition", help="SQL condition on rows of the source, or its builder form as JSON.")
 @click.option("--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Higher comes first.")
 @click.option("--all", "everything", is_flag=True, help="Every table of the pipeline; else --table is needed.")
@@ -134,6 +138,24 @@ def cancel(pipeline: str, ids: tuple[int, ...], tables: tuple[str, ...], everyth
         print_json(found)
     else:
         print_table(found, _COLUMNS, empty="nothing was cancelled")
+
+
+@backfill.command()
+@click.argument("pipeline")
+@click.option("--id", "ids", type=int, multiple=True, help="Number of a rebuild; repeatable.")
+@_table
+@click.option("--all", "everything", is_flag=True, help="Every old table that the pipeline keeps.")
+@json_option
+def confirm(pipeline: str, ids: tuple[int, ...], tables: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Drop the tables that rebuilds of PIPELINE have replaced: the new ones are right."""
+    if everything == bool(ids or tables):
+        raise click.UsageError("give --id or --table, or --all for every old table of the pipeline")
+    with catalog_engine() as engine, session_scope(engine) as session:
+        found = rebuild_service.confirm_rebuilds(session, pipeline, ids, tables)
+    if as_json:
+        print_json(found)
+    else:
+        print_table(found, ("id", "destination", "target", "dropped"), empty="nothing was dropped")
 
 
 def _wait(engine: Any, ids: list[int]) -> list[dict[str, Any]]:

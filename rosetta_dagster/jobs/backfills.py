@@ -25,7 +25,7 @@ FOLLOWING = {"rosetta/follow": "backfill"}
 """Of runs that last as long as a backfill; dagster.yaml keeps them from taking every place of the queue."""
 _COLUMNS = (
     "id", "destination", "table", "mode", "status", "priority", "rows", "total", "percent", "eta_seconds", "changed",
-    "deleted", "dead_letters", "seconds", "note", "error",
+    "deleted", "dead_letters", "seconds", "kept", "note", "error",
 )  # fmt: skip
 _DESTINATIONS = "Names of destinations of the pipeline; empty: all of them."
 _PRIORITY = "-1000 to 1000; higher comes first."
@@ -55,6 +55,26 @@ class ResyncConfig(Config):
         default=False, description="On: empty the table and load it again; the pipeline's stream waits meanwhile."
     )
     dry_run: bool = Field(default=True, description="On: only say which targets it would be. Off: do it.")
+
+
+class RebuildConfig(Config):
+    """A rebuild puts a new table in the place of the old one: it is asked for twice."""
+
+    destinations: list[str] = Field(default=[], description=_DESTINATIONS)
+    priority: int = Field(default=0, description=_PRIORITY)
+    dry_run: bool = Field(
+        default=True, description="On: only say which targets it would be, and what stands in the way. Off: do it."
+    )
+
+
+class ConfirmConfig(Config):
+    """Which old tables to drop."""
+
+    ids: list[int] = Field(default=[], description="Numbers of rebuilds; empty: see tables.")
+    tables: list[str] = Field(
+        default=[], description="Patterns schema.table; empty, as the numbers: every old table of the pipeline."
+    )
+    dry_run: bool = Field(default=True, description="On: only list the old tables that are kept. Off: drop them.")
 
 
 class CancelConfig(Config):
@@ -177,6 +197,45 @@ def resync_op(context: OpExecutionContext, config: ResyncConfig) -> None:
     follow(context, _start(request))
 
 
+@op(name="build_table_anew")
+def rebuild_op(context: OpExecutionContext, config: RebuildConfig) -> None:
+    request = _request(
+        context.partition_key, mode="rebuild", destinations=tuple(config.destinations), priority=config.priority
+    )
+    if not config.dry_run:
+        follow(context, _start(request))
+        return
+    from cdc_runner.services.backfill import meant_targets, rebuild_obstacles
+
+    with engine_outcome(), session_scope(catalog_engine()) as session:
+        targets = meant_targets(session, request)
+        reasons = rebuild_obstacles(session, request)
+    rows = [{"target": one, "stands in the way": reasons.get(one, "nothing that is known")} for one in targets]
+    context.add_output_metadata(
+        {
+            "result": f"dry run: rebuild of {len(targets) - len(reasons)} targets, {len(reasons)} cannot be",
+            "targets": table(rows, ("target", "stands in the way")),
+        }
+    )
+
+
+@op(name="drop_old_tables")
+def confirm_op(context: OpExecutionContext, config: ConfirmConfig) -> None:
+    from cdc_runner.services.rebuild import confirm_rebuilds, kept_of
+
+    with engine_outcome(), session_scope(catalog_engine()) as session:
+        if config.dry_run:
+            kept = kept_of(session, context.partition_key)
+            context.add_output_metadata({"result": f"dry run: {len(kept)} old tables are kept", "kept": _kept(kept)})
+            return
+        found = confirm_rebuilds(session, context.partition_key, tuple(config.ids), tuple(config.tables))
+    context.add_output_metadata({"result": f"{len(found)} old tables dropped", "dropped": _kept(found)})
+
+
+def _kept(found: Sequence[Mapping[str, Any]]) -> MetadataValue:
+    return table(list(found), ("id", "destination", "target", "kept", "dropped", "finished_at"))
+
+
 @op(name="cancel")
 def cancel_op(context: OpExecutionContext, config: CancelConfig) -> None:
     from cdc_runner.services.backfill import cancel_backfills
@@ -217,6 +276,23 @@ BACKFILL_JOBS: list[JobDefinition] = [
         picker=TABLES,
         max_runtime_seconds=MAX_RUNTIME_SECONDS,
         tags=FOLLOWING,
+    ),
+    verb_job(
+        rebuild_op,
+        name="rebuild_table",
+        description="Fills a new table beside the old one while the stream writes both, compares it with the source "
+        "and puts it in the old one's place in one transaction; the old one is kept until confirm_rebuild drops it. A "
+        "dry run unless told otherwise. The same as `rosetta backfill start --mode rebuild`.",
+        picker=TABLES,
+        max_runtime_seconds=MAX_RUNTIME_SECONDS,
+        tags=FOLLOWING,
+    ),
+    verb_job(
+        confirm_op,
+        name="confirm_rebuild",
+        description="Drops the old tables of a pipeline that rebuilds have replaced. A dry run, which lists them, "
+        "unless told otherwise. The same as `rosetta backfill confirm`.",
+        picker=PIPELINES,
     ),
     verb_job(
         cancel_op,

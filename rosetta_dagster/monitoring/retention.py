@@ -12,6 +12,9 @@ from cdc_runner.catalog.settings import get_setting
 ROWS_AT_ONCE = 10_000
 """A delete is short, so that it delays no writer; a day's worth is removed in a few of them."""
 
+_ENDED_BACKFILLS = "status NOT IN ('PENDING', 'EXECUTING') AND kept_table IS NULL"
+"""A rebuild stays known for as long as the table that it replaced is kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -33,7 +36,7 @@ SERIES = (
     Series("notification_log", "updated_at", "notification_retention_days", "status <> 'OPEN' OR is_deleted"),
     # What was delivered of a condition that is open for months.
     Series("notification_deliveries", "updated_at", "notification_retention_days", "state <> 'PENDING'"),
-    Series("queue_backfill_data", "finished_at", "backfill_retention_days", "status NOT IN ('PENDING', 'EXECUTING')"),
+    Series("queue_backfill_data", "finished_at", "backfill_retention_days", _ENDED_BACKFILLS),
     Series("credit_snowflake_monitoring", "usage_date", "credit_retention_days"),
     Series("credit_snowflake_parts", "usage_date", "credit_retention_days"),
     # A runner that is gone for good; its leases have long expired.

@@ -108,6 +108,7 @@ class QueueBackfill(Timestamps, Base):
     note: Mapped[str | None]
     requested_by: Mapped[str | None]
     announced_at: Mapped[datetime | None]
+    kept_table: Mapped[str | None]
 
 
 class BackfillChunk(Timestamps, Base):

@@ -167,6 +167,8 @@ class PostgresDestination(PostgresSession):
                     self._segment(cursor, segment, mode)
                     self._refuse_held(mode)
                     self.diversion.flush(cursor, sink, through, commit_time)
+                    if self.shadows.active:
+                        self.shadows.beside(cursor, segment, through)
                 if mode.isolate:
                     # A deferred constraint would else be checked by COMMIT, where a row cannot be told any more.
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")

@@ -21,6 +21,7 @@ from cdc_runner.destinations.postgres.encode import BinaryEncoder
 from cdc_runner.destinations.postgres.isolate import IsolatingWriter
 from cdc_runner.destinations.postgres.journal import Journal
 from cdc_runner.destinations.postgres.order import foreign_key_order
+from cdc_runner.destinations.postgres.shadow import Shadows
 from cdc_runner.destinations.postgres.type_names import TypePlaces
 from cdc_runner.destinations.postgres.writer import TableWriter
 from cdc_runner.errors import ErrorKind, RosettaError
@@ -75,6 +76,7 @@ class PostgresSession:
         """Takes the rows that are refused during a load; without it such a row stops the load."""
         self._isolating = IsolatingWriter(self._writer, self._encoder, self.diversion.refuse)
         self.journal = Journal(pipeline, self._encoder)
+        self.shadows = Shadows(pipeline, self._writer, self.journal)
 
     # -- session -----------------------------------------------------------------------------------------------------
 
@@ -94,6 +96,7 @@ class PostgresSession:
             with self._connection, self._connection.cursor() as cursor:
                 self._states = {one.sync.target: one for one in state.read_tables(cursor, self._pipeline)}
                 self.diversion.load(cursor)
+                self.shadows.load(cursor)
             self._order = self._become_replica()
             with self._connection:
                 self.map_schema.learn(self._connection)

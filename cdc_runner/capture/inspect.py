@@ -12,6 +12,8 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 
 SYSTEM_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast", "_rosetta")
+NEW_SCHEMA, KEPT_SCHEMA = "_rosetta_new_", "_rosetta_kept_"
+"""Schemas, with a number behind, of tables that a rebuild fills or has replaced; a destination may be a source, too."""
 
 _TABLES = """
 SELECT n.nspname, c.relname, c.relreplident::text, c.relkind::text = 'p', c.oid,
@@ -129,7 +131,7 @@ def read_tables(
         found: dict[int, tuple[TableId, str, bool, int]] = {}
         for schema, name, identity, partitioned, oid, filenode in cursor.fetchall():
             table = TableId(schema, name)
-            if wanted is not None and table not in wanted:
+            if schema.startswith((NEW_SCHEMA, KEPT_SCHEMA)) or (wanted is not None and table not in wanted):
                 continue
             if patterns is not None and not matches(table, patterns):
                 continue

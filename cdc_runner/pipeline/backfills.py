@@ -248,6 +248,9 @@ class BackfillKeeper:
             backfills.change(session, task.id, kept_table=kept)
             backfills.finish(session, task.id)
             backfills.forget_chunks(session, task.id)
+            key = f"{self._spec.name}/{task.target}"
+            text = f"The old table is kept as {kept} until `rosetta backfill confirm` drops it."
+            record_event(session, "rebuild", key, "INFO", f"{key} was built anew", text, lasting=False)
 
         self._call(end)
         log.info("backfill.completed", backfill=task.id, target=str(task.target), kept=kept)

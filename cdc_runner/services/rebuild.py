@@ -84,7 +84,7 @@ def confirm_rebuilds(
 
     Raises:
         RosettaError: NOT_FOUND, nothing that is meant is kept; CONFLICT, something depends on an old table; and the
-            destination's kinds. What was dropped before stays dropped, and is known to be.
+            destination's kinds. What was dropped before stays dropped; asking again is no error.
     """
     row = get_pipeline(session, pipeline)
     chosen = [one for one in kept_tables(session, row.id) if _meant(one, ids, tables)]
@@ -95,7 +95,6 @@ def confirm_rebuilds(
     for one in chosen:
         _drop(spec, one)
         forget_kept(session, one.id)
-        session.commit()
         confirmed.append({**(find(session, one.id) or {}), "dropped": one.kept})
     return confirmed
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from cdc_runner.catalog.database import open_catalog, session_scope
 from cdc_runner.services.backfill import BackfillRequest, cancel_backfills, show_backfill, start_backfill
+from cdc_runner.services.rebuild import confirm_rebuilds
 from tests.support.pipelines import PipelineHarness
 from tests.support.waiting import wait_for
 
@@ -46,6 +47,15 @@ class Backfills:
         try:
             with session_scope(engine) as session:
                 cancel_backfills(session, "shop", ids)
+        finally:
+            engine.dispose()
+
+    def confirm(self, *tables: str) -> list[dict[str, Any]]:
+        """Drop the tables that rebuilds have replaced; returns the rebuilds."""
+        engine = self._engine()
+        try:
+            with session_scope(engine) as session:
+                return confirm_rebuilds(session, "shop", (), tables)
         finally:
             engine.dispose()
 

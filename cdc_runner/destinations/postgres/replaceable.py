@@ -71,6 +71,11 @@ UNION ALL
 SELECT format('extension %%s', e.extname) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
 WHERE d.classid = 'pg_class'::regclass AND d.objid = %(oid)s AND d.refclassid = 'pg_extension'::regclass
 UNION ALL
+SELECT format('rights on %%s, the sequence of an identity column', q.oid::regclass) FROM pg_depend d
+JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S' AND q.relacl IS NOT NULL
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s
+  AND d.deptype = 'i'
+UNION ALL
 SELECT 'a security label' FROM pg_seclabel
 WHERE classoid = 'pg_class'::regclass AND objoid = %(oid)s
 UNION ALL

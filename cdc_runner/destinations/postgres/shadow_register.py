@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import psycopg2.extensions
 
+from cdc_runner.capture.inspect import KEPT_SCHEMA, NEW_SCHEMA
 from cdc_runner.schema import TableId, quote_identifier
 
 Cursor = psycopg2.extensions.cursor
@@ -61,12 +62,12 @@ class Shadow:
     @property
     def aside(self) -> TableId:
         """Where it is built."""
-        return TableId(f"_rosetta_new_{self.id}", self.target.name)
+        return TableId(f"{NEW_SCHEMA}{self.id}", self.target.name)
 
     @property
     def kept(self) -> TableId:
         """Where the old table is kept."""
-        return TableId(f"_rosetta_kept_{self.id}", self.target.name)
+        return TableId(f"{KEPT_SCHEMA}{self.id}", self.target.name)
 
 
 def create_register(cursor: Cursor) -> None:

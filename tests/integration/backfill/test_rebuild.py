@@ -88,6 +88,44 @@ def test_a_corrupted_table_is_replaced_while_it_is_written_to_and_read(pipeline:
     assert target.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE '\\_rosetta\\_new%'") == [(0,)]
 
 
+def test_a_shaped_table_is_rebuilt_confirmed_and_rebuilt_again(
+    pipeline: PipelineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.source.execute(WRITTEN)
+    fill(pipeline, 2_000)
+    shape: dict[str, object] = {
+        "table": "public.item",
+        "target": "thing",
+        "filter": "id % 2 = 0",
+        "exclude": ["code"],
+        "rename": {"note": "remark"},
+    }
+    pipeline.configure(syncs=[shape], settings=SMALL, schema="copy")
+    pipeline.start()
+    pipeline.wait_caught_up(180)
+    target = pipeline.targets["target"]
+    target.execute("UPDATE copy.thing SET remark = 'wrong' WHERE id < 100; DELETE FROM copy.thing WHERE id = 200")
+    target.execute("GRANT SELECT ON copy.thing TO public; COMMENT ON TABLE copy.thing IS 'things'")
+    backfills = Backfills(pipeline)
+    # What people ask needs the key by which passwords are read.
+    monkeypatch.setenv("CREDENTIAL_ENCRYPTION_KEY", pipeline.environment["CREDENTIAL_ENCRYPTION_KEY"])
+    target.execute("CREATE VIEW copy.seen AS SELECT id FROM copy.thing")
+    with pytest.raises(AssertionError, match=r"view copy\.seen depends on it"):
+        backfills.start("public.item", mode="rebuild")
+    target.execute("DROP VIEW copy.seen")
+    done = backfills.wait(backfills.start("public.item", mode="rebuild"))
+    right = "SELECT count(*), count(*) FILTER (WHERE remark = 'n' || id) FROM copy.thing"
+    assert target.execute(right) == [(1_000, 1_000)]
+    kept = "SELECT has_table_privilege('public', 'copy.thing', 'SELECT'), obj_description('copy.thing'::regclass)"
+    assert target.execute(kept) == [(True, "things")]
+    with pytest.raises(AssertionError, match="is still kept"):
+        backfills.start("public.item", mode="rebuild")
+    assert [one["dropped"] for one in backfills.confirm()] == [done["kept"]]
+    assert target.execute(f"SELECT to_regclass('{done['kept']}')") == [(None,)]
+    again = backfills.wait(backfills.start("public.item", mode="rebuild"))
+    assert again["kept"] is not None
+
+
 SLOW: dict[str, object] = {"backfill_megabytes_per_second": 1}
 
 

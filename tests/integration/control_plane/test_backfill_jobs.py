@@ -91,6 +91,19 @@ def test_resync_is_a_dry_run_unless_told_otherwise(catalog, add_pipeline, instan
     assert catalog.execute("SELECT count(*) FROM queue_backfill_data") == [(0,)]
 
 
+def test_rebuild_and_its_confirmation_are_dry_runs_unless_told_otherwise(catalog, add_pipeline, instance) -> None:
+    add_pipeline("shop")
+    # Nothing is known of a destination that cannot be reached.
+    assert result_of(execute(instance, "rebuild_table", ORDERS)) == "dry run: rebuild of 1 targets, 0 cannot be"
+    assert catalog.execute("SELECT count(*) FROM queue_backfill_data") == [(0,)]
+    assert result_of(execute(instance, "confirm_rebuild", "shop")) == "dry run: 0 old tables are kept"
+    assert "keeps no old table" in failure_of(execute(instance, "confirm_rebuild", "shop", dry_run=False))
+    queue(catalog, "COMPLETED")
+    catalog.execute("UPDATE queue_backfill_data SET mode = 'REBUILD', kept_table = '_rosetta_kept_1.orders'")
+    assert result_of(execute(instance, "confirm_rebuild", "shop")) == "dry run: 1 old tables are kept"
+    assert catalog.execute("SELECT kept_table FROM queue_backfill_data") == [("_rosetta_kept_1.orders",)]
+
+
 def test_cancel_and_list(catalog, add_pipeline, instance) -> None:
     add_pipeline("shop")
     identifier = queue(catalog)

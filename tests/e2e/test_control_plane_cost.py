@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import psutil
 import pytest
 
 from cdc_runner.catalog.credentials import Keyring
@@ -25,6 +24,7 @@ from cdc_runner.catalog.settings import set_setting
 from tests.support.browser import CHROMIUM, Browser, browsing
 from tests.support.catalog import store_pipeline
 from tests.support.dagster_pages import DagsterPages, dagster_processes, running_pages
+from tests.support.processor_time import cpu_seconds, postgres_of, resident_megabytes, server_seconds
 from tests.support.servers import PostgresServer
 from tests.support.waiting import wait_for
 
@@ -78,39 +78,6 @@ def pages(
     finally:
         for server, database in ((config_server, catalog), (config_server, storage), (source_server, source)):
             server.drop_database(database.name)
-
-
-def postgres_of(server: PostgresServer) -> psutil.Process:
-    """The server's main process: its times hold those of the backends that have ended."""
-    ((backend,),) = server.execute("SELECT pg_backend_pid()")
-    parent = psutil.Process(next(pid for (pid,) in server.execute(
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"))).parent()  # fmt: skip
-    assert parent is not None, backend
-    return parent
-
-
-def server_seconds(server: psutil.Process) -> float:
-    times = server.cpu_times()
-    return times.user + times.system + times.children_user + times.children_system + cpu_seconds(server.children())
-
-
-def cpu_seconds(found: list[psutil.Process]) -> float:
-    total = 0.0
-    for process in found:
-        try:
-            used = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += used.user + used.system
-    return total
-
-
-def resident_megabytes(process: psutil.Process) -> int:
-    """Resident memory; 0 for a process that has ended, as an old code server does after a reload."""
-    try:
-        return int(process.memory_info().rss // 1048576)
-    except psutil.Error:
-        return 0
 
 
 def written(server: PostgresServer, database: str) -> dict[str, int]:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 _WORKSPACE = """
 load_from:
   - python_module:
-      module_name: tests.support.dagster_definitions
+      module_name: {module}
       working_directory: {root}
       location_name: rosetta
 """
@@ -153,14 +153,23 @@ def _part_of(process: psutil.Process) -> str:
 
 @contextlib.contextmanager
 def running_pages(
-    catalog: Database, storage: Database, directory: Path, variables: Mapping[str, str] = MappingProxyType({})
+    catalog: Database,
+    storage: Database,
+    directory: Path,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    *,
+    module: str = "tests.support.dagster_definitions",
+    instance: str | None = None,
 ) -> Iterator[DagsterPages]:
-    """Start Dagster with more variables, wait until its daemon has ticked once, and end it afterwards."""
+    """Start Dagster with more variables, wait until its daemon has ticked once, and end it afterwards.
+
+    `module` has the definitions; `instance` is the text of another dagster.yaml than the delivered one.
+    """
     dagster_home, home = directory / "dagster", directory / "home"
     for path in (dagster_home, home, directory / "runner"):
         path.mkdir(parents=True)
-    (dagster_home / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
-    (directory / "workspace.yaml").write_text(_WORKSPACE.format(root=ROOT))
+    (dagster_home / "dagster.yaml").write_text(instance or (ROOT / "dagster.yaml").read_text())
+    (directory / "workspace.yaml").write_text(_WORKSPACE.format(root=ROOT, module=module))
     port = loopback_port.choose([], set())
     url = f"http://127.0.0.1:{port}"
     environment = {

@@ -429,6 +429,7 @@ def test_sources_destinations_and_tables_are_changed_from_a_shell(run: Run, real
     assert listed and all(one["registered"] for one in listed)
     columns = run("source", "columns", "shop", "public.orders", "--json").json
     assert columns and {one["table"] for one in columns} == {"public.orders"}
+    assert run("destination", "columns", "warehouse", "pg_temp.*").out == "no such table\n"
     assert run("source", "history", "shop", "--json").json == []
     published = run("source", "publish", "shop", "public.orders", "--json").json
     assert published["added"] == ["public.orders"] and published["publication"] == "rosetta_shop"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -63,17 +61,12 @@ def changes_of(
         for schema in answer:
             row = stored.pop(schema.table, None)
             known = row.schema_table if row is not None and not row.is_dropped else None
-            kinds = change_names(differences(known, _stored(schema)))
+            kinds = change_names(differences(known, schema_to_json(schema)))
             if kinds:
                 found.append(SchemaChange(source.id, source.name, schema.table, schema, kinds))
         gone = [table for table, row in stored.items() if not row.is_dropped]
         found += [SchemaChange(source.id, source.name, table, None, "DROP TABLE") for table in sorted(gone)]
     return found
-
-
-def _stored(schema: TableSchema) -> dict[str, Any]:
-    stored: dict[str, Any] = json.loads(json.dumps(schema_to_json(schema)))
-    return stored
 
 
 def store_changes(

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.models import Pipeline, StreamOffset, WalMetric, WalMonitor
 from cdc_runner.catalog.pipelines import source_address
-from cdc_runner.catalog.repositories import list_pipelines
 from cdc_runner.catalog.settings import get_setting
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.spec import PostgresAddress
@@ -68,7 +67,9 @@ def watched_slots(session: Session) -> tuple[list[WatchedSlot], Thresholds]:
     """
     keyring = Keyring.from_environment()
     started = set(session.scalars(select(StreamOffset.pipeline_id).where(StreamOffset.applied_lsn > 0)))
-    slots = [_watched(pipeline, keyring, pipeline.id in started) for pipeline in list_pipelines(session)]
+    # Without their table syncs, of which there may be thousands.
+    pipelines = session.scalars(select(Pipeline).order_by(Pipeline.name).options(selectinload(Pipeline.source)))
+    slots = [_watched(pipeline, keyring, pipeline.id in started) for pipeline in pipelines]
     warning, error = (int(get_setting(session, f"wal_{level}_megabytes")) for level in ("warning", "error"))
     return slots, Thresholds(warning, error)
 

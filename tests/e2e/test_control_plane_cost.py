@@ -39,6 +39,8 @@ WANTED = {
 }  # fmt: skip
 SCHEDULE = "credit_monitor"
 """Ticks each minute here (ROSETTA_TEST_CRON): all schedules are one mechanism, and an hour is too long to look."""
+IDLE_PERCENT = 10
+"""Of one core, for all of Dagster's processes and its server; time of a processor, whoever else wants it."""
 MONTH_OF_TICKS = 60_000
 """Skipped ticks are kept for a day: this is the steady state, after a month or a year."""
 PIPELINE_EVENTS_KEPT = 3 * 1440
@@ -130,6 +132,7 @@ def test_every_sensor_and_schedule_keeps_its_cadence_at_a_small_cost(pages, conf
     late = {name: one for name, one in result["cadence"].items() if not 0.8 <= one["mean"] / one["wanted"] <= 1.2}
     assert not late
     assert sum(result["rows_per_day"]["dagster"].values()) < 200_000
+    assert sum(result["cpu_percent_of_a_core"].values()) < IDLE_PERCENT
 
 
 def cadence(pages: DagsterPages, began: float) -> dict[str, dict[str, float]]:

@@ -248,11 +248,7 @@ QUERIES = {
         sensors { name sensorState { status ticks(limit: 1) { status timestamp } } }
         schedules { name scheduleState { ticks(limit: 1) { timestamp } } } } } } }
     """,
-    "asset list": """
-      { assetNodes { assetKey { path } groupName assetMaterializations(limit: 1) { timestamp }
-        assetObservations(limit: 1) { timestamp } } }
-    """,
-    "asset list, as the page asks for it": "{ assetsOrError { ... on AssetConnection { nodes { key { path } } } } }",
+    "asset list": "{ assetsOrError { ... on AssetConnection { nodes { key { path } } } } }",
     "asset page": """
       { assetNodeOrError(assetKey: {path: ["rosetta", "p00"]}) { ... on AssetNode {
         assetMaterializations(limit: 100) { timestamp description metadataEntries { label } }

@@ -107,41 +107,51 @@ def prepare(
     """
     wait_for_slot(source, stopping)
     positions = [one for one in (each.durable() for each in attached) if one is not None]
-    slot = source.slot()
-    if slot is None and (positions or floors):
-        lowest = min([*positions, *floors])
-        raise RosettaError(
-            ErrorKind.SLOT_MISSING,
-            f"replication slot {spec.source.slot} is gone: changes since {format_lsn(lowest.lsn)} are lost",
-        )
-    if slot is not None:
-        confirmed = source.usable_slot().confirmed_lsn or 0
-        for one in [*positions, *floors]:
-            if confirmed > one.lsn:
-                raise RosettaError(
-                    ErrorKind.SLOT_AHEAD,
-                    f"replication slot {spec.source.slot} begins at {format_lsn(confirmed)}, "
-                    f"but a destination ends at {format_lsn(one.lsn)}: the changes in between are lost",
-                )
-            if source.wal_position() < one.lsn:
-                raise RosettaError(
-                    ErrorKind.SLOT_AHEAD,
-                    f"a destination is at {format_lsn(one.lsn)}, which the source has not reached: "
-                    "the source was restored, or is another server",
-                )
+    held = _slot_serves(spec, source, [*positions, *floors])
     for each in attached:
         if each.lot is not None and each.lot.span is not None and each.durable() == each.destination.position():
             # The destination holds them already, or the slot serves it from where it is.
             each.lot.clear()
     loads = {id(each): _plan(source, tables, each) for each in attached}
-    if slot is None or any(loads.values()):
-        _load(spec, attached, loads, progress, stopping, create=slot is None)
+    if not held or any(loads.values()):
+        _load(spec, attached, loads, progress, stopping, create=not held)
     if stopping.is_set():
         return
     confirmed = source.usable_slot().confirmed_lsn or 0
     for each in attached:
         if each.destination.position() is None:
             each.destination.start_at(Position(confirmed))
+
+
+def _slot_serves(spec: PipelineSpec, source: SourceSession, positions: Sequence[Position]) -> bool:
+    """Tell whether there is a slot; it must be able to serve every position from which a destination goes on.
+
+    Raises:
+        RosettaError: SLOT_MISSING or SLOT_AHEAD.
+    """
+    if source.slot() is None:
+        if not positions:
+            return False
+        lowest = min(positions)
+        raise RosettaError(
+            ErrorKind.SLOT_MISSING,
+            f"replication slot {spec.source.slot} is gone: changes since {format_lsn(lowest.lsn)} are lost",
+        )
+    confirmed = source.usable_slot().confirmed_lsn or 0
+    for one in positions:
+        if confirmed > one.lsn:
+            raise RosettaError(
+                ErrorKind.SLOT_AHEAD,
+                f"replication slot {spec.source.slot} begins at {format_lsn(confirmed)}, "
+                f"but a destination ends at {format_lsn(one.lsn)}: the changes in between are lost",
+            )
+        if source.wal_position() < one.lsn:
+            raise RosettaError(
+                ErrorKind.SLOT_AHEAD,
+                f"a destination is at {format_lsn(one.lsn)}, which the source has not reached: "
+                "the source was restored, or is another server",
+            )
+    return True
 
 
 def refuse_drift(pipeline: str, attached: Sequence[Attached], drift: Mapping[TableId, str]) -> None:

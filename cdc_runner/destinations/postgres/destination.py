@@ -162,10 +162,7 @@ class PostgresDestination(PostgresSession):
                 for one in segments:
                     segment = self._computed(cursor, one)
                     self._note(cursor, segment, events, evolved)
-                    if self.journal.active:
-                        self.journal.record(cursor, segment, through)
-                    self._segment(cursor, segment, mode)
-                    self._refuse_held(mode)
+                    self._apply_segment(cursor, segment, mode, through)
                     self.diversion.flush(cursor, sink, through, commit_time)
                     if self.shadows.active:
                         self.shadows.beside(cursor, segment, through)
@@ -186,6 +183,18 @@ class PostgresDestination(PostgresSession):
             for change in evolved:
                 self._on_schema_change(*change)
         return Applied(events, through)
+
+    def _apply_segment(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        segment: Sequence[tuple[ResolvedSync, NetChange]],
+        mode: ApplyMode,
+        through: Position,
+    ) -> None:
+        if self.journal.active:
+            self.journal.record(cursor, segment, through)
+        self._segment(cursor, segment, mode)
+        self._refuse_held(mode)
 
     def rewrite(self, changes: Sequence[tuple[ResolvedSync, NetChange]]) -> None:
         """Write rows that are true at the present position, in a transaction of its own; the position stays.

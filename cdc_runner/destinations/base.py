@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -195,6 +195,13 @@ class Destination(Protocol):
 
     def load_again(self, target: TableId) -> None:
         """Note that a target table has to be loaded anew before the stream goes on."""
+        ...
+
+    def let_go(self, wanted: Collection[TableId]) -> None:
+        """Note that no other targets than these are fed: one that is fed again is loaded anew, as it missed changes.
+
+        What was made for the others is removed where it is of no use to anybody; the targets stay as they are.
+        """
         ...
 
     def reset(self) -> None:

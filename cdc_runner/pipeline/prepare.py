@@ -112,6 +112,8 @@ def prepare(
         if each.lot is not None and each.lot.span is not None and each.durable() == each.destination.position():
             # The destination holds them already, or the slot serves it from where it is.
             each.lot.clear()
+    for each in attached:
+        each.destination.let_go({sync.target for sync in each.syncs})
     loads = {id(each): _plan(source, tables, each) for each in attached}
     if not held or any(loads.values()):
         _load(spec, attached, loads, progress, stopping, create=not held)

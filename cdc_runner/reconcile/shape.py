@@ -43,7 +43,7 @@ def rules_of(destination: DestinationSpec, known: TableState, present: TableSche
         return Rules(skipped="its rows are computed by custom SQL")
     if shape.mode is SyncMode.HISTORY:
         return Rules(skipped="it keeps a history: each change is a row of its own")
-    if sync is None and known.shape:
+    if sync is None and (known.shape or destination.syncs):
         return Rules(skipped="no sync feeds it any more")
     if known.shape != shape.fingerprint:
         raise Outdated("its filter, columns, masks or mode were changed: the pipeline loads it again")

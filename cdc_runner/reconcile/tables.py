@@ -88,6 +88,8 @@ def _without_reading(
         return replace(result, outcome=TableOutcome.NOT_COMPARABLE, reason=str(reason))
     if rules.skipped is not None:
         return replace(result, outcome=TableOutcome.SKIPPED, reason=rules.skipped)
+    if not one.ready and present is None:
+        return replace(result, outcome=TableOutcome.SKIPPED, reason="the source has dropped the table")
     if not one.ready:
         return replace(result, reason="it is being loaded")
     if one.sync.source in pending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -188,17 +189,26 @@ class PipelineHarness:
     # -- states ------------------------------------------------------------------------------------------------------
 
     def position(self, target: str) -> int:
-        """The position that a target holds, 0 before all of its tables are loaded."""
+        """The position that a target holds, 0 before all of its tables that are fed are loaded."""
         found = self._read(target, "SELECT to_regclass('_rosetta.stream_position') IS NOT NULL")
         if not found[0][0]:
             return 0
         rows = self._read(
             target,
-            "SELECT end_lsn FROM _rosetta.stream_position "
-            # The position is stored a moment before the tables that are to be loaded.
-            "WHERE (SELECT bool_and(ready) FROM _rosetta.table_state)",
+            "SELECT end_lsn, ARRAY(SELECT target_schema || '.' || target_table FROM _rosetta.table_state "
+            "WHERE NOT ready), EXISTS (SELECT FROM _rosetta.table_state) FROM _rosetta.stream_position",
         )
-        return int(str(rows[0][0] or 0)) if rows else 0
+        if not rows or not rows[0][2]:
+            return 0
+        # The position is stored a moment before the tables that are to be loaded.
+        loading = set(rows[0][1]) - self._not_fed(target) if rows[0][1] else set()  # type: ignore[call-overload]  # a list
+        return 0 if loading else int(str(rows[0][0] or 0))
+
+    def _not_fed(self, target: str) -> set[str]:
+        """The tables of a target that the present process said it does not feed."""
+        said = self.log_text().rpartition('"event": "pipeline.starting"')[2]
+        events = [json.loads(line) for line in said.splitlines()[1:] if '"destination.not_fed"' in line]
+        return {one["table"] for one in events if one["destination"] == target}
 
     def _read(self, target: str, query: str) -> list[tuple[object, ...]]:
         """Query a target on a session that is kept: waits ask often, and a new session costs the server more."""

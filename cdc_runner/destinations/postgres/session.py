@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +216,15 @@ class PostgresSession:
             self.diversion.superseded += waiting.forget_target(cursor, self._pipeline, target)
             self.remember(cursor, replace(self._states[target], ready=False))
             self.diversion.load(cursor)
+
+    def let_go(self, wanted: Collection[TableId]) -> None:
+        """Have targets that are not fed any more loaded anew if they ever are again: they miss changes from now on."""
+        for one in list(self._states.values()):
+            if one.sync.target in wanted:
+                continue
+            log.info("destination.not_fed", destination=self.name, table=str(one.sync.target))
+            if one.ready:
+                self.load_again(one.sync.target)
 
     def reset(self) -> None:
         """Forget the position, and have every table loaded anew."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cdc_runner.capture.inspect import matches, split_pattern
 from cdc_runner.destinations.snowflake import state
 from cdc_runner.destinations.snowflake.auth import KeyPairTokens
+from cdc_runner.destinations.snowflake.retire import settle
 from cdc_runner.destinations.snowflake.session import Session
 from cdc_runner.destinations.snowflake.sql import SqlSession, literal
 from cdc_runner.destinations.snowflake.streaming import Pipe
@@ -97,7 +98,7 @@ def _type_text(name: str | None, precision: str | None, scale: str | None) -> st
 
 
 def forget_pipeline(address: SnowflakeAddress, pipeline: str, destination: str) -> list[str]:
-    """Drop landing tables, streams, tasks and channels of a pipeline, and its state; targets stay.
+    """Merge what has landed, and drop landing tables, streams, tasks, channels and state of a pipeline; targets stay.
 
     Returns:
         Names of what was dropped. Nothing when the pipeline never reached the destination.
@@ -113,6 +114,7 @@ def forget_pipeline(address: SnowflakeAddress, pipeline: str, destination: str) 
         for table in session.store.tables():
             names = session.naming.table(table.sync.target)
             _drop(session, names.pipe, names.channel)
+            settle(session, table)
             dropped += session.objects.drop(table.sync)
         _drop(session, session.naming.state_pipe(state.POSITION), session.naming.channel("POSITION"))
         session.store.forget()

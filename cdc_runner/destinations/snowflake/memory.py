@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import structlog
 
 from cdc_runner.destinations.base import RowFetcher, SchemaListener, TableState
 from cdc_runner.destinations.letters import LetterSink
-from cdc_runner.destinations.snowflake import held, state
+from cdc_runner.destinations.snowflake import held, retire, state
 from cdc_runner.destinations.snowflake.channel import Channel, Patience
 from cdc_runner.destinations.snowflake.divert import EventDiversion
 from cdc_runner.destinations.snowflake.refusals import Refusals
@@ -202,6 +202,31 @@ class SnowflakeMemory:
         session.store.mark_ready(session.naming.table(target).target, False)
         self._states[target] = replace(self._states[target], ready=False)
 
+    def let_go(self, wanted: Collection[TableId]) -> None:
+        """Merge what has landed for targets that are not fed any more, and remove what was made beside them.
+
+        One that cannot be merged keeps everything, and is tried again at the next start.
+        """
+        session = self._open_session()
+        gone = [one for one in self._states.values() if one.sync.target not in wanted]
+        tasks = session.store.tasks() if gone else {}
+        for one in gone:
+            target = one.sync.target
+            if not one.ready and tasks.get(target) == retire.RETIRED:
+                continue
+            try:
+                self._table_channel(one.sync).drop()
+                dropped = retire.retire(session, one)
+            except RosettaError as error:
+                log.warning("snowflake.left_over", table=str(target), error=str(error))
+                self._channels.pop(target, None)
+                continue
+            log.info("snowflake.let_go", table=str(target), dropped=dropped)
+            self.refusals.forget(target)
+            self._channels.pop(target, None)
+            self._shapes.pop(target, None)
+            self._states[target] = replace(one, ready=False)
+
     def reset(self) -> None:
         """Forget the position and what went through the channels, and have every table loaded anew.
 
@@ -218,5 +243,5 @@ class SnowflakeMemory:
         for one in self._states.values():
             names = session.naming.table(one.sync.target)
             self._channel(names.pipe, names.channel).drop()
-            session.sql.run(f"DELETE FROM {names.landing.quoted}", "empty a landing table")
+            session.objects.empty_landing(one.sync)
         self.open()

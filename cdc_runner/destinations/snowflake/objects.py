@@ -76,6 +76,26 @@ class Objects:
             keeps = SyncMode.SOFT_DELETE
         return Shape(schema, self._naming.columns(schema), keeps, self._rules)
 
+    def made_shape(self, known: TableSchema, sync: ResolvedSync) -> Shape:
+        """Return how a table was written whose sync nobody knows any more: its target's columns tell."""
+        columns = self.columns(self.names(sync).target)
+        keeps = SyncMode.MIRROR
+        if naming.OPERATION in columns:
+            keeps = SyncMode.HISTORY
+        elif naming.DELETED in columns:
+            keeps = SyncMode.SOFT_DELETE
+        return Shape(known, self._naming.columns(known), keeps, self._rules)
+
+    def unmerged(self, sync: ResolvedSync) -> int:
+        """Return how many rows have landed for a target and are not merged."""
+        names = self.names(sync)
+        position = quote_identifier(naming.POSITION)
+        merged = f"(SELECT MERGED FROM {self._store.table.quoted} WHERE {self._store.where(names.target)})"
+        found = self._sql.run(
+            f"SELECT COUNT(*) FROM {names.landing.quoted} WHERE {position} > {merged}", "count the rows to be merged"
+        )
+        return int(found.value or 0)
+
     def plan(self, sync: ResolvedSync, shape: Shape) -> MergePlan:
         """Return the merge of a target."""
         return MergePlan(
@@ -153,7 +173,9 @@ class Objects:
 
     def empty_landing(self, sync: ResolvedSync) -> None:
         """Remove what has landed for a target; only where a load replaces what it would have made of it."""
-        self._sql.run(f"DELETE FROM {self.names(sync).landing.quoted}", "empty a landing table")
+        landing = self.names(sync).landing
+        if self.columns(landing):
+            self._sql.run(f"DELETE FROM {landing.quoted}", "empty a landing table")
 
     def _clustering(self, shape: Shape) -> str:
         key = [quote_identifier(shape.columns[name]) for name in shape.schema.key]

@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from cdc_runner.catalog.database import session_scope
 from cdc_runner.schema import TableId
+from cdc_runner.services.pipeline_edit import add_table, remove_table
+from cdc_runner.services.verify import Request, verify_pipeline
+from tests.integration.reconcile.test_verify import catalog_of
 from tests.support.pipelines import PipelineHarness
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_for
@@ -144,3 +148,33 @@ def test_a_slot_that_was_dropped_or_advanced_is_named_and_a_refresh_recovers(pip
     pipeline.wait_caught_up()
     pipeline.assert_equal()
     assert pipeline.config.execute("SELECT status FROM pipelines") == [("START",)]
+
+
+def test_a_target_that_is_taken_out_and_comes_back_is_loaded_anew(pipeline: PipelineHarness) -> None:
+    """Its table is published all the time, for another target; what changed meanwhile is not in the stream again."""
+    source = pipeline.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+    pipeline.engine = "pgoutput"
+    pipeline.configure(syncs=[{"table": "public.t", "target": "one"}, {"table": "public.t", "target": "two"}])
+    pipeline.start()
+    pipeline.wait_caught_up()
+    assert pipeline.stop() == 0
+    with catalog_of(pipeline) as (engine, keyring):
+        with session_scope(engine) as session:
+            remove_table(session, "shop", "target", "public.t", "two", keyring)
+        pipeline.start()
+        source.execute("UPDATE t SET v = 'while it was out' WHERE id = 1; DELETE FROM t WHERE id = 2")
+        pipeline.wait_caught_up()
+        report = verify_pipeline(engine, Request("shop"), keyring)
+        assert {str(one.target): one.outcome.value for one in report.tables} == {
+            "public.one": "EQUAL",
+            "public.two": "SKIPPED",
+        }
+        assert pipeline.stop() == 0
+        assert pipeline.targets["target"].execute("SELECT * FROM two ORDER BY 1") == [(1, "a"), (2, "b")]
+        with session_scope(engine) as session:
+            add_table(session, "shop", "target", {"table": "public.t", "target": "two"}, keyring)
+    pipeline.start()
+    pipeline.wait_caught_up()
+    for target in ("one", "two"):
+        assert pipeline.targets["target"].execute(f"SELECT * FROM {target}") == [(1, "while it was out")]

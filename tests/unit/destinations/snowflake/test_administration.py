@@ -18,7 +18,7 @@ from cdc_runner.doctor.finding import Findings
 from cdc_runner.doctor.snowflake import check_snowflake
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, TableId
-from cdc_runner.spec import DestinationSpec, SnowflakeAddress
+from cdc_runner.spec import DestinationSpec, SnowflakeAddress, SyncMode, TableShape
 from tests.support.snowflake_events import ITEM, LOG, address_of, apply, destination_of, events, ready, sync_of, table
 from tests.support.snowflake_key import private_key
 from tests.support.snowflake_server import SnowflakeServer
@@ -99,6 +99,60 @@ def test_a_removed_pipeline_leaves_its_targets(snowflake: SnowflakeServer):
     again.open()
     assert again.position() is None and again.table_states() == []
     again.close()
+
+
+def test_a_removed_pipeline_leaves_no_row_behind(snowflake: SnowflakeServer):
+    made = destination_of(snowflake)
+    made.open()
+    ready(made, ITEM, LOG)
+    apply(made, 10, events(ITEM, 10, [("u", None, "1", "a", "1.00")]))
+    made.close()
+    snowflake.sql.refuse = "MERGE INTO"
+    with pytest.raises(RosettaError):
+        forget_pipeline(address_of(snowflake), "shop", "lake")
+    assert snowflake.sql.query('SELECT count(*) FROM "ANALYTICS"."SHOP"."LANDING_ITEM"') == [(1,)]
+    snowflake.sql.refuse = None
+    assert set(snowflake.violations) == {"refused as asked"}
+    snowflake.violations.clear()
+    assert "LANDING_ITEM" in forget_pipeline(address_of(snowflake), "shop", "lake")
+    assert snowflake.sql.query('SELECT "NAME" FROM "ANALYTICS"."SHOP"."ITEM"') == [("a",)]
+
+
+@pytest.mark.parametrize("mode", [SyncMode.MIRROR, SyncMode.SOFT_DELETE, SyncMode.HISTORY])
+def test_a_table_that_is_not_fed_any_more_keeps_its_target_alone(snowflake: SnowflakeServer, mode: SyncMode):
+    shaped = dataclasses.replace(sync_of(ITEM), shape=TableShape(mode=mode))
+    made = destination_of(snowflake)
+    made.open()
+    ready(made, ITEM, LOG)
+    session = made._open_session()
+    if mode is not SyncMode.MIRROR:
+        session.objects.drop(shaped)
+        session.objects.make(shaped, session.objects.shape(ITEM, shaped), None, ours=True)
+    apply(made, 10, events(ITEM, 10, [("u", None, "1", "a", "1.00"), ("u", None, "2", "b", "1.00")]))
+    apply(made, 20, events(ITEM, 20, [("d", None, "2")]))
+    snowflake.sql.refuse = "MERGE INTO" if mode is not SyncMode.HISTORY else 'INSERT INTO "ANALYTICS"."SHOP"."ITEM"'
+    made.let_go({TableId("SHOP", "log")})
+    assert snowflake.sql.query('SELECT count(*) FROM "ANALYTICS"."SHOP"."LANDING_ITEM"') == [(3,)]
+    snowflake.sql.refuse = None
+    assert set(snowflake.violations) == {"refused as asked"}
+    snowflake.violations.clear()
+    made.close()
+    made.open()
+    made.let_go({TableId("SHOP", "log")})
+    left = {name for (name,) in snowflake.sql.query("SELECT table_name FROM duckdb_tables()")}
+    assert {"ITEM", "LANDING_LOG"} <= left and "LANDING_ITEM" not in left
+    assert [name.split(".")[-1] for name in snowflake.sql.tasks] == ['"ROSETTA_MERGE_LOG"']
+    assert not any("ITEM" in name for _, name in snowflake.channels)
+    rows = snowflake.sql.query('SELECT count(*) FROM "ANALYTICS"."SHOP"."ITEM"')
+    assert rows == [({SyncMode.MIRROR: 1, SyncMode.SOFT_DELETE: 1, SyncMode.HISTORY: 3}[mode],)]
+    snowflake.sql.log.clear()
+    made.close()
+    made.open()
+    made.let_go({TableId("SHOP", "log")})
+    assert not any(one.startswith("DROP") for one in snowflake.sql.log)
+    assert {one.sync.target.name: one.ready for one in made.table_states()} == {"item": False, "log": True}
+    made.reset()
+    made.close()
 
 
 def test_a_reset_loads_everything_anew(snowflake: SnowflakeServer):

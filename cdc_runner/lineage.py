@@ -23,13 +23,14 @@ ADDED_BY_SOFT_DELETE = ("_rosetta_deleted", "_rosetta_deleted_at")
 
 @dataclass(frozen=True, slots=True, order=True)
 class SourceColumn:
-    """A column of a source table."""
+    """A column of a source table, or of a table of the destination in which rows are looked up."""
 
     table: TableId
     name: str
+    looked_up: bool = False
 
     def __str__(self) -> str:
-        return f"{self.table}.{self.name}"
+        return f"{'destination.' if self.looked_up else ''}{self.table}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,13 @@ class TableLineage:
         tables: source tables that it reads, that of its sync first.
         columns: its columns; empty when the source's columns are not known.
         filter_columns: columns that decide which rows it has.
+        lookups: tables of the destination in which rows are looked up.
     """
 
     tables: tuple[TableId, ...]
     columns: tuple[ColumnLineage, ...]
     filter_columns: tuple[SourceColumn, ...] = ()
+    lookups: tuple[TableId, ...] = ()
 
 
 def table_lineage(source: TableId, shape: TableShape, known: Mapping[TableId, Sequence[str]]) -> TableLineage:
@@ -103,7 +106,8 @@ def _custom(source: TableId, sql: str, known: Mapping[TableId, Sequence[str]]) -
         columns.append(ColumnLineage(output.alias_or_name, sources, how))
     where = tree.args.get("where")
     deciding = () if where is None else tuple(sorted(names.columns_of(where)))
-    return TableLineage(tuple(dict.fromkeys([source, *names.tables.values()])), tuple(columns), deciding)
+    tables = tuple(dict.fromkeys([source, *names.tables.values()]))
+    return TableLineage(tables, tuple(columns), deciding, tuple(dict.fromkeys(names.lookups.values())))
 
 
 class _Names:
@@ -113,7 +117,11 @@ class _Names:
         self._known = known
         self._outputs = {one.alias.lower(): one.this for one in tree.expressions if isinstance(one, exp.Alias)}
         self.tables: dict[str, TableId] = {}
+        self.lookups: dict[str, TableId] = {}
         for use in tree.find_all(exp.Table):
+            if use.catalog:
+                self.lookups[use.alias_or_name.lower()] = TableId(use.db, use.name)
+                continue
             found = [table for table in known if table.name.lower() == use.name.lower()]
             table = source if use.name.lower() == source.name.lower() else next(iter(found), None)
             if table is not None:
@@ -128,10 +136,15 @@ class _Names:
             if not own and not column.table and alias in self._outputs and alias not in seen:
                 # A later column may use the name of an earlier one.
                 own = self.columns_of(self._outputs[alias], seen | {alias})
+            elif not own and not column.table and len(self.lookups) == 1 and self._known:
+                own = {SourceColumn(next(iter(self.lookups.values())), column.name, looked_up=True)}
             found |= own
         return found
 
     def _resolve(self, column: exp.Column) -> set[SourceColumn]:
+        if column.table.lower() in self.lookups:
+            # What columns the destination has is not known here.
+            return {SourceColumn(self.lookups[column.table.lower()], column.name, looked_up=True)}
         tables = self.tables.items()
         wanted = [table for name, table in tables if not column.table or name == column.table.lower()]
         return {
@@ -142,11 +155,11 @@ class _Names:
         }
 
 
-def mermaid(targets: Sequence[tuple[str, str, TableLineage]]) -> str:
+def mermaid(targets: Sequence[tuple[str, str, TableId, TableLineage]]) -> str:
     """Return a Mermaid flow chart.
 
     Args:
-        targets: name of the source, name of the target, and its lineage.
+        targets: name of the source, name of the destination, the target, and its lineage.
     """
     lines = ["flowchart LR"]
     numbers: dict[str, str] = {}
@@ -159,8 +172,10 @@ def mermaid(targets: Sequence[tuple[str, str, TableLineage]]) -> str:
             lines.append(f'    {numbers[label]}{shape[0]}"{safe}"{shape[1]}')
         return numbers[label]
 
-    for source, target, lineage in targets:
-        into = node(target, ("[", "]"))
+    for source, destination, target, lineage in targets:
+        into = node(f"{destination}: {target}", ("[", "]"))
         starts = [node(f"{source}: {table}", ("[(", ")]")) for table in lineage.tables]
         lines += [f"    {start} --> {into}" for start in starts]
+        # Dotted: its changes alone do not reach the target.
+        lines += [f"    {node(f'{destination}: {table}', ('[', ']'))} -.-> {into}" for table in lineage.lookups]
     return "\n".join(lines)

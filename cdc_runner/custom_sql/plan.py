@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from cdc_runner.custom_sql import tree
-from cdc_runner.custom_sql.query import ROW_KEY, CustomSqlRefused, Query
-from cdc_runner.custom_sql.types import given_type, target_column
+from cdc_runner.custom_sql.query import ROW_KEY, CustomSqlRefused, Join, Query
+from cdc_runner.custom_sql.types import given_type, lookup_kind, target_column
 from cdc_runner.sandbox.run import SandboxTable
 from cdc_runner.sandbox.session import SandboxFailed, SandboxSession
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
@@ -27,12 +27,18 @@ class BoundTable:
         columns: those that the statement may read.
         links: of a joined table, for each column of its key in order the table before it, by place, and its column that
             must be equal; empty for the base.
+        lookup: whether it is a table of the destination.
     """
 
     name: str
     schema: TableSchema
     columns: tuple[Column, ...]
     links: tuple[tuple[int, str], ...] = ()
+    lookup: bool = False
+
+    def hidden(self, masked: Mapping[TableId, frozenset[str]]) -> frozenset[str]:
+        """Return its masked columns; masks are of the source's tables."""
+        return frozenset() if self.lookup else masked.get(self.schema.table, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +68,19 @@ class CustomPlan:
         """Return a table for the sandbox; rows of the base have their key's texts after the columns."""
         return _given(self.tables[place], self.masked, rows, with_key=place == 0)
 
-    def same_tables(self, schemas: Mapping[TableId, TableSchema]) -> bool:
-        """Tell whether the tables still are as they were bound, as far as the statement reads them."""
+    def place_of(self, table: TableId) -> int:
+        """Return the place of a table of the source."""
+        return next(place for place, one in enumerate(self.tables) if not one.lookup and one.schema.table == table)
+
+    def same_tables(self, schemas: Mapping[TableId, TableSchema], looked_up: Mapping[TableId, TableSchema]) -> bool:
+        """Tell whether the tables still are as they were bound, as far as the statement reads them.
+
+        Args:
+            schemas: present ones of the source.
+            looked_up: present ones of the destination.
+        """
         for table in self.tables:
-            present = schemas.get(table.schema.table)
+            present = (looked_up if table.lookup else schemas).get(table.schema.table)
             if present is None or present.key != table.schema.key:
                 return False
             there = {column.name: (column.type_text, column.type_schema) for column in present.columns}
@@ -75,7 +90,7 @@ class CustomPlan:
 
 
 def find_tables(query: Query, base: TableId, offered: Iterable[TableId]) -> list[TableId]:
-    """Return the tables that a statement reads, the base first.
+    """Return the tables that a statement reads, the base first; those of the destination by their names there.
 
     Args:
         query: the statement.
@@ -89,13 +104,16 @@ def find_tables(query: Query, base: TableId, offered: Iterable[TableId]) -> list
         raise CustomSqlRefused(f"table {base.name} must stand first in FROM: its rows are shaped")
     found = [base]
     for join in query.joins:
+        if join.table.lookup is not None:
+            found.append(join.table.lookup)
+            continue
         same = [table for table in offered if table.name.lower() == join.table.name.lower()]
         if len(same) > 1:
             raise CustomSqlRefused(f"several schemas of the source have a table {join.table.name}")
         if not same:
             raise CustomSqlRefused(
                 f"table {join.table.name} is not among the captured tables of the source; only these can be joined, "
-                "since changes of others would not be seen"
+                "since changes of others would not be seen. One of the destination stands as destination.schema.table"
             )
         found.append(same[0])
     return found
@@ -122,7 +140,7 @@ def bind(
     """
     tables = _bound_tables(query, schemas)
     for table in tables:
-        hidden = masked.get(table.schema.table, frozenset())
+        hidden = table.hidden(masked)
         needed = {*table.schema.key, *(column for one in tables for at, column in one.links if tables[at] is table)}
         for name in sorted(hidden & needed):
             raise CustomSqlRefused(f"column {name} of table {table.name} is masked, and identifies or joins rows")
@@ -153,7 +171,7 @@ def _bound_tables(query: Query, schemas: Sequence[TableSchema]) -> tuple[BoundTa
         if not schema.key:
             raise CustomSqlRefused(f"table {use.name} has no key by which its rows can be read")
         links = () if place == 0 else _links(query, place, schemas)
-        bound.append(BoundTable(use.name, schema, (), links))
+        bound.append(BoundTable(use.name, schema, (), links, use.lookup is not None))
     used = _used_columns(query, schemas)
     tables = []
     for place, table in enumerate(bound):
@@ -200,7 +218,8 @@ def _links(query: Query, place: int, schemas: Sequence[TableSchema]) -> tuple[tu
         for own, other in (sides, sides[::-1]):
             if own is None or other is None or own[0] != place or other[0] >= place or own[1] not in schema.key:
                 continue
-            if not _alike(schema.column(own[1]), schemas[other[0]].column(other[1])):
+            alike = _alike if join.table.lookup is None else _can_be_looked_up
+            if not alike(schema.column(own[1]), schemas[other[0]].column(other[1])):
                 raise CustomSqlRefused(
                     f"the columns that join {join.table.name} are of different types: {own[1]}, {other[1]}"
                 )
@@ -211,7 +230,22 @@ def _links(query: Query, place: int, schemas: Sequence[TableSchema]) -> tuple[tu
             f"table {join.table.name} must be joined by its key ({', '.join(schema.key)}), each column equal to one of "
             "a table before it: else a row could match several, and a change of it would not tell which rows it touches"
         )
+    _check_ways(query, join, links)
     return tuple(links[name] for name in schema.key)
+
+
+def _check_ways(query: Query, join: Join, links: Mapping[str, tuple[int, str]]) -> None:
+    """Refuse what cannot be read by key alone."""
+    before = {place for place, _ in links.values()}
+    if join.table.lookup is not None and len(before) > 1:
+        raise CustomSqlRefused(
+            f"table {join.table.name} must be joined by columns of one table: its rows are read by these values"
+        )
+    if join.table.lookup is None and any(query.tables[place].lookup is not None for place in before):
+        raise CustomSqlRefused(
+            f"table {join.table.name} of the source is joined by a column of one of the destination: a change of it "
+            "would not tell which rows it touches"
+        )
 
 
 def _one_column(query: Query, schemas: Sequence[TableSchema], names: tuple[str, ...]) -> tuple[int, str] | None:
@@ -223,6 +257,12 @@ def _alike(one: Column, other: Column) -> bool:
     if one.type_name in _INTEGERS and other.type_name in _INTEGERS:
         return True
     return (one.type_schema, one.type_name, given_type(one)) == (other.type_schema, other.type_name, given_type(other))
+
+
+def _can_be_looked_up(key: Column, value: Column) -> bool:
+    """Tell whether a value of the source, given as text to the destination, finds rows there by a key's column."""
+    kinds = lookup_kind(key), lookup_kind(value)
+    return kinds[0] is not None and kinds[0] == kinds[1] and (kinds[0] != "numeric" or _alike(key, value))
 
 
 def _row_key(query: Query, tables: Sequence[BoundTable]) -> tuple[str, ...]:
@@ -270,7 +310,7 @@ def _described(
 def _given(
     table: BoundTable, masked: Mapping[TableId, frozenset[str]], rows: pa.Table, *, with_key: bool
 ) -> SandboxTable:
-    hidden = masked.get(table.schema.table, frozenset())
+    hidden = table.hidden(masked)
     types = [(one.name, "VARCHAR" if one.name in hidden else given_type(one)) for one in table.columns]
     if with_key:
         types += [(f"{ROW_KEY}{number}", "VARCHAR") for number in range(len(table.schema.key))]

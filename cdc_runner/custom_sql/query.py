@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from cdc_runner.custom_sql import tree
 from cdc_runner.custom_sql.tree import Node
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.sandbox.guard import DESTINATION
 from cdc_runner.sandbox.session import SandboxFailed, SandboxSession
+from cdc_runner.schema import TableId
 
 ROW_KEY = "__rosetta_k"
 """Columns of this name and a number hold a row's key, as the source writes it, beside the columns of the table."""
@@ -28,10 +30,17 @@ class CustomSqlRefused(RosettaError):
 
 @dataclass(frozen=True, slots=True)
 class TableUse:
-    """A table in FROM: its name, and the name that its columns have in the statement."""
+    """A table in FROM.
+
+    Attributes:
+        name: its name in the tree; of a table of the destination all three parts, as one name.
+        alias: the name that its columns have in the statement.
+        lookup: the table of the destination, in which rows are looked up; None for one of the source.
+    """
 
     name: str
     alias: str
+    lookup: TableId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,7 @@ def take_apart(statement: Node) -> Query:
     Raises:
         CustomSqlRefused: naming the reason.
     """
+    statement = copy.deepcopy(statement)
     node = statement["node"]
     _check_clauses(node)
     for one in tree.expressions(node):
@@ -131,6 +141,12 @@ def take_apart(statement: Node) -> Query:
         if names.count(name) > 1:
             raise CustomSqlRefused(f"two columns are named {name}")
     group, by_name = _group(node, outputs)
+    looked_up = [join.table.name for join in joins if join.table.lookup is not None]
+    if group is not None and looked_up:
+        raise CustomSqlRefused(
+            f"rows joined with {looked_up[0]} cannot be grouped: changes of a table of the destination are not seen, "
+            "so a total over it would be that of no time at all; join a table of the source, or group at the target"
+        )
     return Query(statement, base, tuple(joins), outputs, group, by_name)
 
 
@@ -195,7 +211,14 @@ def _from(node: Node) -> tuple[TableUse, list[Join]]:
 def _table(node: Node) -> TableUse:
     if node["sample"] or node["column_name_alias"] or node["at_clause"]:
         raise CustomSqlRefused("a table stands with a name only")
-    return TableUse(node["table_name"], node["alias"] or node["table_name"])
+    alias = node["alias"] or node["table_name"]
+    if not node["catalog_name"]:
+        return TableUse(node["table_name"], alias)
+    # The guard lets no other catalog pass. In the sandbox it is a table like any other, under a name of its own.
+    table = TableId(node["schema_name"], node["table_name"])
+    name = f"{DESTINATION}.{table.schema}.{table.name}"
+    node |= {"catalog_name": "", "schema_name": "", "table_name": name, "alias": alias}
+    return TableUse(name, alias, table)
 
 
 def _equalities(condition: Node | None) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:

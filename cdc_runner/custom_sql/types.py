@@ -24,6 +24,11 @@ _TAKEN = {
     "TIMESTAMP WITH TIME ZONE": ("timestamp with time zone", "timestamptz", "D"),
     "INTERVAL": ("interval", "interval", "T"), "UUID": ("uuid", "uuid", "U"), "JSON": ("jsonb", "jsonb", "U"),
 }  # fmt: skip
+_LOOKUP_KINDS = {
+    "int2": "bigint", "int4": "bigint", "int8": "bigint", "text": "text", "varchar": "text", "bpchar": "text",
+    "uuid": "uuid", "date": "date", "numeric": "numeric",
+}  # fmt: skip
+"""Types whose text finds the same value on another server, whatever is installed there."""
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 _NO_KEY = ("FLOAT", "DOUBLE", "INTERVAL", "JSON")
 """Two texts of one value: they cannot identify rows."""
@@ -40,6 +45,14 @@ def given_type(column: Column) -> str:
         fits = digits.isdigit() and scale.isdigit() and int(digits) <= 38 and int(scale) <= int(digits)
         return f"DECIMAL({digits},{scale})" if fits else "VARCHAR"
     return _GIVEN.get(column.type_name, "VARCHAR")
+
+
+def lookup_kind(column: Column) -> str | None:
+    """Return what a column is, as far as rows of another server can be found by it; None when they cannot.
+
+    Two columns of one kind can be compared by their texts; it is the type that such a text is cast to.
+    """
+    return _LOOKUP_KINDS.get(column.type_name) if column.type_schema == "pg_catalog" else None
 
 
 def target_column(name: str, kind: str, *, key: bool, not_null: bool) -> Column:

@@ -17,7 +17,7 @@ from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.columns import ColumnPlan
 from cdc_runner.shaping.custom_source import CustomSource
 from cdc_runner.shaping.evolution import SchemaChange
-from cdc_runner.shaping.net import Membership, NetChange
+from cdc_runner.shaping.net import Lookups, Membership, NetChange
 from cdc_runner.spec import PostgresAddress, ResolvedSync
 
 RowFetcher = Callable[[TableSchema, Sequence[tuple[str, ...]]], Mapping[tuple[str, ...], tuple[str | None, ...]]]
@@ -81,7 +81,9 @@ class Computed(Protocol):
         """Return what the target looks like for a version of the source's table."""
         ...
 
-    def load(self, source: CustomSource, members: Membership, write: Callable[[pa.Table], None]) -> None:
+    def load(
+        self, source: CustomSource, members: Membership, lookups: Lookups, write: Callable[[pa.Table], None]
+    ) -> None:
         """Compute the whole target; rows are given to `write` as texts in the order of the target's columns."""
         ...
 

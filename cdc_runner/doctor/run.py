@@ -139,5 +139,5 @@ def _examine_destination(
     if destination.type == "snowflake":
         check_snowflake(destination, spec.name, syncs, tables.usable, found)
     else:
-        expected = target_schemas(spec, syncs, tables.usable, found)
+        expected = target_schemas(spec, destination, syncs, tables.usable, found)
         check_destination(destination, spec.source.address, identity, syncs, expected, found)

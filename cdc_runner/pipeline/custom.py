@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from cdc_runner.capture.inspect import matches
+from cdc_runner.destinations.postgres.lookups import lookup_session
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.custom_source import CustomSource, Masks
 from cdc_runner.shaping.custom_sync import CustomShaper
 from cdc_runner.shaping.mask import Masker, masker
-from cdc_runner.spec import MaskKind, PipelineSpec, ResolvedSync
+from cdc_runner.shaping.net import Lookups
+from cdc_runner.spec import DestinationSpec, MaskKind, PipelineSpec, ResolvedSync
 
 _STRICTEST = (MaskKind.NULL, MaskKind.CONSTANT, MaskKind.HASH, MaskKind.TRUNCATE)
 
 
 def custom_shapers(
-    spec: PipelineSpec, syncs: Sequence[ResolvedSync], present: Mapping[TableId, TableSchema]
+    spec: PipelineSpec,
+    destination: DestinationSpec,
+    syncs: Sequence[ResolvedSync],
+    present: Mapping[TableId, TableSchema],
+    written: Collection[TableId],
 ) -> dict[TableId, CustomShaper]:
     """Return what computes the rows of the syncs with custom SQL, by target; close each.
 
+    Args:
+        spec: the pipeline.
+        destination: of PostgreSQL.
+        syncs: of the destination.
+        present: the tables of the source that are captured.
+        written: all targets of the pipeline at the destination.
+
     Raises:
-        RosettaError: CONFIG_INVALID, naming the target, when a statement does not fit the source's tables.
+        RosettaError: CONFIG_INVALID, naming the target, when a statement does not fit the source's tables, or those of
+            the destination in which it looks rows up; DESTINATION_PERMISSION when it may not read these.
     """
+
+    def lookups() -> AbstractContextManager[Lookups]:
+        return lookup_session(destination.address, spec.name)
+
     found: dict[TableId, CustomShaper] = {}
     try:
         for sync in syncs:
             if sync.shape.custom_sql is not None:
                 source = CustomSource(spec.source.address, spec.name)
                 masks = sync_masks(sync, present)
-                found[sync.target] = CustomShaper(sync, source, present, masks, spec.settings)
+                found[sync.target] = CustomShaper(sync, source, present, masks, spec.settings, lookups, written)
     except BaseException:
         for one in found.values():
             one.close()

@@ -255,7 +255,9 @@ class PipelineRun:
         try:
             for each in attached:
                 if not each.destination.takes_events:
-                    each.custom = custom_shapers(self._spec, each.syncs, tables.usable)
+                    written = {sync.target for sync in each.syncs}
+                    to = next(one for one in self._spec.destinations if one.id == each.pipeline_destination_id)
+                    each.custom = custom_shapers(self._spec, to, each.syncs, tables.usable, written)
             return self._stream(tables, attached, left)
         finally:
             for shaper in [one for each in attached for one in each.custom.values()]:

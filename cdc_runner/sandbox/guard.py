@@ -62,6 +62,8 @@ _FUNCTIONS = {
 }  # fmt: skip
 _DEPENDS_ON_TIME = {"now", "get_current_timestamp", "current_date", "current_timestamp", "today"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+DESTINATION = "destination"
+"""What stands before schema and name of a table of the destination; such a name is only parsed, never run."""
 
 
 class Refused(Exception):
@@ -171,10 +173,20 @@ def _relation(node: dict[str, Any], visible: frozenset[str], tables: dict[str, s
         raise Refused(f"{kind.lower()} is not allowed")
     if kind == "BASE_TABLE":
         name = str(node.get("table_name", ""))
-        if node.get("catalog_name") or node.get("schema_name") not in ("", None, "main"):
-            raise Refused("a table must stand without database and schema")
+        schema, catalog = str(node.get("schema_name") or ""), str(node.get("catalog_name") or "")
+        looked_up = catalog.lower() == DESTINATION and schema != "" and "/" not in schema + name
+        if looked_up and tables is not None:
+            raise Refused("tables of a destination can be read by custom SQL of a table sync only")
+        if (catalog and not looked_up) or (not catalog and schema not in ("", "main")):
+            raise Refused(
+                "a table must stand without database and schema; one of the destination, which custom SQL may join, "
+                "stands as destination.schema.table"
+            )
         if node.get("at_clause"):
             raise Refused("AT is not allowed")
+        if looked_up:
+            found.tables.add(f"{DESTINATION}.{schema}.{name}")
+            return
         if name.lower() in visible and not node.get("schema_name"):
             return
         known = name if tables is None and "/" not in name else (tables or {}).get(name.lower())

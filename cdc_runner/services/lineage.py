@@ -52,6 +52,7 @@ class TargetLineage:
             "destination": self.destination,
             "target": str(self.target),
             "tables": [str(table) for table in self.lineage.tables],
+            "lookups": [str(table) for table in self.lineage.lookups],
             "filter_columns": [str(column) for column in self.lineage.filter_columns],
             "columns": [
                 {"name": column.name, "from": [str(one) for one in column.sources], "how": column.how}
@@ -96,4 +97,4 @@ def column_names(stored: Any) -> tuple[str, ...]:
 
 def lineage_chart(targets: Iterable[TargetLineage]) -> str:
     """Return a Mermaid flow chart of tables."""
-    return mermaid([(one.source, f"{one.destination}: {one.target}", one.lineage) for one in targets])
+    return mermaid([(one.source, one.destination, one.target, one.lineage) for one in targets])

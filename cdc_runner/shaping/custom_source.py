@@ -17,9 +17,11 @@ from cdc_runner.capture.inspect import read_tables
 from cdc_runner.connections import classify, connect
 from cdc_runner.custom_sql.plan import BoundTable, CustomPlan
 from cdc_runner.custom_sql.query import ROW_KEY
+from cdc_runner.custom_sql.types import lookup_kind
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId, TableSchema, quote_identifier
 from cdc_runner.shaping.mask import Masker, copy_field
+from cdc_runner.shaping.net import Lookups
 from cdc_runner.shaping.visibility import Patience, hidden_now
 from cdc_runner.spec import PostgresAddress
 
@@ -67,13 +69,14 @@ class CustomSource:
         self._connection = None
 
     @contextmanager
-    def snapshot(self, transactions: frozenset[int] = frozenset()) -> Iterator[SnapshotRows]:
+    def snapshot(self, lookups: Lookups, transactions: frozenset[int] = frozenset()) -> Iterator[SnapshotRows]:
         """Give rows of one snapshot.
 
         A transaction that the stream has told may not be visible yet: its commit is in the WAL before other sessions
         see it, under synchronous replication for long. So the snapshot is taken anew until it shows them all.
 
         Args:
+            lookups: reads tables of the destination.
             transactions: numbers of those that it must show.
 
         Raises:
@@ -86,7 +89,7 @@ class CustomSource:
             while self._hidden(cursor, transactions):
                 connection.rollback()
                 patience.wait()
-            yield SnapshotRows(cursor)
+            yield SnapshotRows(cursor, lookups)
             connection.rollback()
         except psycopg2.Error as error:
             self.close()
@@ -115,10 +118,11 @@ class CustomSource:
 
 
 class SnapshotRows:
-    """Rows of a snapshot, as texts."""
+    """Rows of a snapshot, as texts, and rows of the destination that they lead to."""
 
-    def __init__(self, cursor: psycopg2.extensions.cursor) -> None:
+    def __init__(self, cursor: psycopg2.extensions.cursor, lookups: Lookups) -> None:
         self._cursor = cursor
+        self.lookups = lookups
 
     def schemas(self, tables: Iterable[TableId]) -> dict[TableId, TableSchema]:
         """Return the schemas that tables have; those that are gone are absent."""
@@ -138,7 +142,8 @@ class SnapshotRows:
         for way in ("seqscan", "hashjoin", "mergejoin"):
             self._cursor.execute(f"SET LOCAL enable_{way} = off")
         found = [self._base(plan, masks)]
-        found += [self._joined(plan, place, masks) for place in range(1, len(plan.tables))]
+        for place, table in enumerate(plan.tables[1:], 1):
+            found.append(look_up(self.lookups, table, found) if table.lookup else self._joined(plan, place, masks))
         return found
 
     def touched(self, plan: CustomPlan, place: int, keys: Iterable[RowKey], most: int) -> list[RowKey] | None:
@@ -215,6 +220,24 @@ class SnapshotRows:
         if lines:
             data = io.BytesIO(b"\n".join(lines) + b"\n")
             self._cursor.copy_expert(f"COPY {_KEYS} ({columns}) FROM STDIN", data, size=1 << 18)
+
+
+def look_up(lookups: Lookups, table: BoundTable, before: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of a table of the destination that rows of the tables before it lead to.
+
+    Args:
+        lookups: reads them.
+        table: which table.
+        before: rows of the tables before it, by place; none to try only whether it can be read.
+    """
+    keys: set[tuple[str, ...]] = set()
+    if before:
+        values = [before[at].column(column).to_pylist() for at, column in table.links]
+        keys = {key for key in zip(*values, strict=True) if None not in key}
+    names = [column.name for column in table.columns]
+    kinds = [lookup_kind(table.schema.column(name)) or "text" for name in table.schema.key]
+    rows = lookups.rows(table.schema, names, kinds, sorted(keys))
+    return pa.table({name: pa.array([row[place] for row in rows], pa.string()) for place, name in enumerate(names)})
 
 
 def key_text(key: Sequence[str | None]) -> str:

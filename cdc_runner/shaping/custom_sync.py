@@ -14,20 +14,20 @@ In the end the target is the result at the end. Before that it may be ahead of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
 import structlog
 
 from cdc_runner.capture.base import TableVersion
-from cdc_runner.custom_sql.plan import CustomPlan, bind, find_tables
-from cdc_runner.custom_sql.query import parse_query
+from cdc_runner.custom_sql.plan import CustomPlan
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.sandbox.session import SandboxFailed, SandboxSession, SessionLimits
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.custom_source import CustomSource, Masks, RowKey, SnapshotRows, key_of_text, key_text
-from cdc_runner.shaping.net import LoadAgain, Membership, NetChange, NetKind, Origin
+from cdc_runner.shaping.custom_statement import OpenLookups, Statement
+from cdc_runner.shaping.net import LoadAgain, Lookups, Membership, NetChange, NetKind, Origin
 from cdc_runner.spec import PipelineSettings, ResolvedSync
 
 log = structlog.get_logger()
@@ -50,6 +50,8 @@ class CustomShaper:
         present: Mapping[TableId, TableSchema],
         masks: Masks,
         settings: PipelineSettings,
+        lookups: OpenLookups,
+        written: Collection[TableId],
     ) -> None:
         """Args:
         sync: with its SQL.
@@ -57,9 +59,12 @@ class CustomShaper:
         present: the tables of the source that are captured.
         masks: of the columns that the statement must not see.
         settings: limits.
+        lookups: opens a session at the destination, to look at the tables in which rows are looked up.
+        written: the targets of the pipeline at the destination.
 
         Raises:
-            RosettaError: CONFIG_INVALID, the statement cannot be kept right, or does not fit the tables.
+            RosettaError: CONFIG_INVALID, the statement cannot be kept right, or does not fit the tables;
+                DESTINATION_PERMISSION, it may not read what it is to look up.
         """
         self.sync = sync
         self._source = source
@@ -67,18 +72,16 @@ class CustomShaper:
         self._most = settings.custom_sql_max_rows
         self._sandbox = SandboxSession(SessionLimits(settings.custom_sql_seconds, settings.custom_sql_memory_megabytes))
         try:
-            self._query = parse_query(sync.shape.custom_sql or "", self._sandbox)
-            self._tables = find_tables(self._query, sync.source, present)
-            missing = [table for table in self._tables if table not in present]
-            if missing:
-                raise RosettaError(ErrorKind.CONFIG_INVALID, f"table {missing[0]} is not captured")
-            self._plan = self._bind(present)
+            self._statement = Statement(sync, present, masks, self._sandbox)
+            self._plan = self._statement.bind_first(present, lookups, written)
         except RosettaError as error:
             self.close()
             raise self._of_this_table(error) from None
         self._captured = present[sync.source]
-        self.reads = frozenset(self._tables)
+        self.reads = self._statement.reads
         """The tables whose changes reach the target."""
+        self.looks_up = self._statement.looks_up
+        """Tables of the destination, whose changes alone do not."""
 
     def close(self) -> None:
         """End the process and the session."""
@@ -112,7 +115,7 @@ class CustomShaper:
         yield replace(
             self._result(_empty(self._plan), truncate=change.truncate and own),
             events=change.events if own else 0,
-            compute=lambda members: self._compute(change, members),
+            compute=lambda members, lookups: self._compute(change, members, lookups),
         )
 
     def origin_of(self, schema: TableSchema, rows: pa.Table) -> Origin | None:
@@ -121,7 +124,7 @@ class CustomShaper:
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
-    def _compute(self, change: NetChange, members: Membership) -> NetChange:
+    def _compute(self, change: NetChange, members: Membership, lookups: Lookups) -> NetChange:
         own = change.version.schema.table == self.sync.source
         if change.version.key_guessed:
             raise LoadAgain(f"what identifies rows of table {change.version.schema.table} changed")
@@ -130,37 +133,26 @@ class CustomShaper:
         if change.truncate:
             members.clear()
         try:
-            result = self._computed_once(change, members, own=own)
+            result = self._computed_once(change, members, lookups, own=own)
         except RosettaError as error:
+            if error.kind is ErrorKind.DESTINATION_PERMISSION:
+                raise self._of_this_table(error) from error
             if error.kind is not ErrorKind.CONFIG_INVALID:
                 raise
             # A table may have changed between the look at its columns and the read: the next look tells.
             try:
-                result = self._computed_once(change, members, own=own)
+                result = self._computed_once(change, members, lookups, own=own)
             except RosettaError as again:
                 raise self._of_this_table(again) from error
         return replace(self._result(result, truncate=change.truncate and own), events=change.events if own else 0)
 
-    def _computed_once(self, change: NetChange, members: Membership, *, own: bool) -> pa.Table:
-        with self._source.snapshot(change.transactions) as rows:
-            present = rows.schemas(self._tables)
-            if not self._plan.same_tables(present):
-                self._bind_present(present)
+    def _computed_once(self, change: NetChange, members: Membership, lookups: Lookups, *, own: bool) -> pa.Table:
+        with self._source.snapshot(lookups, change.transactions) as rows:
+            present = rows.schemas(self.reads)
+            looked_up = lookups.schemas(self.looks_up) if self.looks_up else {}
+            if not self._plan.same_tables(present, looked_up):
+                self._plan = self._statement.bind(present, looked_up)
             return self._rows(rows, change, members, own=own)
-
-    def _bind_present(self, present: Mapping[TableId, TableSchema]) -> None:
-        for table in self._tables:
-            if table not in present:
-                error = RosettaError(ErrorKind.CONFIG_INVALID, f"table {table}, which it reads, is gone")
-                raise self._of_this_table(error)
-        try:
-            self._plan = self._bind(present)
-        except RosettaError as error:
-            raise self._of_this_table(error) from None
-
-    def _bind(self, present: Mapping[TableId, TableSchema]) -> CustomPlan:
-        schemas = [present[table] for table in self._tables]
-        return bind(self._query, schemas, self._masks.columns, self.sync.shape.key, self._sandbox)
 
     def _rows(self, rows: SnapshotRows, change: NetChange, members: Membership, *, own: bool) -> pa.Table:
         table, plan = change.version.schema.table, self._plan
@@ -168,7 +160,7 @@ class CustomShaper:
         if own:
             changed = rows.canonical(plan.base.schema, keys)
         else:
-            found = rows.touched(plan, self._tables.index(table), keys, self._most)
+            found = rows.touched(plan, plan.place_of(table), keys, self._most)
             if found is None:
                 raise LoadAgain(f"a change of table {table}, which its SQL joins, touches more than {self._most} rows")
             changed = found
@@ -265,19 +257,20 @@ class CustomShaper:
 
     # -- load --------------------------------------------------------------------------------------------------------
 
-    def load(self, source: CustomSource, members: Membership, write: Write) -> None:
+    def load(self, source: CustomSource, members: Membership, lookups: Lookups, write: Write) -> None:
         """Compute the whole target.
 
         Args:
             source: of the load's snapshot.
             members: of the target, empty; written to where rows are grouped.
+            lookups: tables of the destination.
             write: takes rows, as texts in the order of the target's columns.
 
         Raises:
             RosettaError: CONFIG_INVALID when the statement fails, and the source kinds.
         """
         try:
-            with source.snapshot() as rows:
+            with source.snapshot(lookups) as rows:
                 self._load(rows, members, write)
         except RosettaError as error:
             raise self._of_this_table(error) from error

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc_runner.capture.base import TableChanges, TableVersion
-from cdc_runner.schema import TableSchema
+from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.tiny import TINY_ROWS, tiny_net
 
 
@@ -76,6 +76,30 @@ class Membership(Protocol):
         ...
 
 
+class Lookups(Protocol):
+    """Tables of the destination in which custom SQL looks rows up, as they are when a change is applied."""
+
+    def schemas(self, tables: Iterable[TableId]) -> dict[TableId, TableSchema]:
+        """Return the schemas that tables have; those that are not there are absent."""
+        ...
+
+    def rows(
+        self, table: TableSchema, columns: Sequence[str], kinds: Sequence[str], keys: Iterable[Sequence[str]]
+    ) -> list[tuple[str | None, ...]]:
+        """Return rows by key, each once.
+
+        Args:
+            table: with the key by which rows are found.
+            columns: those that are wanted, as texts.
+            kinds: types that the texts of a key's columns are of.
+            keys: without keys, only the right to read is tried.
+
+        Raises:
+            RosettaError: DESTINATION_PERMISSION, the role may not read the table.
+        """
+        ...
+
+
 class LoadAgain(Exception):
     """What a change asks for is cheaper, or only possible, by loading the target again; the text says why."""
 
@@ -114,7 +138,7 @@ class NetChange:
     emptied_at: str | None = None
     marks_deletes: bool = False
     transactions: frozenset[int] = frozenset()
-    compute: Callable[[Membership], NetChange] | None = None
+    compute: Callable[[Membership, Lookups], NetChange] | None = None
 
 
 def transactions_of(rows: pa.Table) -> frozenset[int]:

@@ -53,7 +53,7 @@ class TableRow(_Frozen):
     """One source table that feeds one target table of one destination.
 
     `columns` are those of the source table, `lineage` those of the target, `joined` the other source tables that the
-    target reads, as schema and table.
+    target reads, as schema and table, `lookups` the tables of the destination in which it looks rows up.
     """
 
     destination: str
@@ -69,6 +69,7 @@ class TableRow(_Frozen):
     custom_sql: bool = False
     lineage: tuple[LineageRow, ...] = ()
     joined: tuple[tuple[str, str], ...] = ()
+    lookups: tuple[str, ...] = ()
 
 
 class PipelineRow(_Frozen):
@@ -153,7 +154,7 @@ def snapshot_of_rows(
         left_out = ("pipeline", "schema_table", "filter_sql", "custom_sql", "shape", "known")
         fields = {key: value for key, value in row.items() if key not in left_out}
         columns = _columns(row["schema_table"])
-        lineage, joined = _lineage(row, columns)
+        lineage, joined, lookups = _lineage(row, columns)
         table = TableRow(
             **fields,
             columns=columns,
@@ -161,6 +162,7 @@ def snapshot_of_rows(
             custom_sql=row["custom_sql"] is not None,
             lineage=lineage,
             joined=joined,
+            lookups=lookups,
         )
         by_pipeline.setdefault(row["pipeline"], []).append(table)
     return CatalogSnapshot(
@@ -172,8 +174,8 @@ def snapshot_of_rows(
 
 def _lineage(
     row: dict[str, Any], columns: tuple[ColumnRow, ...]
-) -> tuple[tuple[LineageRow, ...], tuple[tuple[str, str], ...]]:
-    """Return the target's columns with where they come from, and the tables that it joins."""
+) -> tuple[tuple[LineageRow, ...], tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return the target's columns with where they come from, and the tables of source and destination that it joins."""
     source = TableId(row["source_schema"], row["source_table"])
     known = {TableId(schema, name): column_names(stored) for schema, name, stored in row["known"] or ()}
     known[source] = tuple(column.name for column in columns)
@@ -183,12 +185,13 @@ def _lineage(
     return (
         tuple(_lineage_row(one, by_name) for one in found.columns),
         tuple((table.schema, table.name) for table in found.tables if table != source),
+        tuple(map(str, found.lookups)),
     )
 
 
 def _lineage_row(column: ColumnLineage, by_name: dict[str, ColumnRow]) -> LineageRow:
-    sources = tuple((one.table.schema, one.table.name, one.name) for one in column.sources)
-    origin = by_name.get(column.sources[0].name) if len(column.sources) == 1 else None
+    sources = tuple((one.table.schema, one.table.name, one.name) for one in column.sources if not one.looked_up)
+    origin = by_name.get(column.sources[0].name) if len(column.sources) == len(sources) == 1 else None
     types = {"hash": "text", "truncate": "text", "constant": "text"}
     if column.how == "copied" and origin is not None:
         return LineageRow(

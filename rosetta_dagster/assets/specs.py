@@ -107,6 +107,11 @@ def table_spec(pipeline: PipelineRow, table: TableRow) -> AssetSpec:
         notes.append("Only rows that pass the filter of the table sync are copied.")
     if table.custom_sql:
         notes.append("Rows are shaped by the custom SQL of the table sync.")
+    if table.lookups:
+        notes.append(
+            f"Rows are looked up in {', '.join(table.lookups)} of the destination; a change there reaches this table "
+            "with the next change of the row that is joined."
+        )
     return AssetSpec(
         key=table_key(pipeline.name, table.destination, table.target_schema, table.target_table),
         deps=[

@@ -32,7 +32,8 @@ def lineage(pipeline: str | None, mermaid: bool, as_json: bool) -> None:
 def _rows(one: TargetLineage) -> list[dict[str, object]]:
     place = {"pipeline": one.pipeline, "destination": one.destination, "target": str(one.target)}
     if not one.lineage.columns:
-        tables = ", ".join(str(table) for table in one.lineage.tables)
+        looked_up = (f"destination.{table}" for table in one.lineage.lookups)
+        tables = ", ".join([*map(str, one.lineage.tables), *looked_up])
         return [{**place, "column": "?", "from": tables, "how": "the columns are not known yet"}]
     return [
         {**place, "column": column.name, "from": ", ".join(map(str, column.sources)), "how": column.how}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cdc_runner.lineage import mermaid, table_lineage
 from cdc_runner.schema import TableId
 from cdc_runner.spec import Mask, MaskKind, SyncMode, TableShape
@@ -53,6 +55,24 @@ def test_custom_sql_is_followed_through_joins_aliases_and_aggregates() -> None:
     assert [str(one) for one in found.filter_columns] == ["public.orders.id"]
 
 
+def test_tables_of_the_destination_are_named_as_such() -> None:
+    sql = (
+        "SELECT o.id, r.Rate, o.amount * r.rate AS worth, upper(label) AS label, label AS label2, made FROM orders o "
+        "LEFT JOIN destination.public.orders r ON r.id = o.customer_id WHERE r.active"
+    )
+    assert _columns(TableShape(custom_sql=sql)) == {
+        "id": (["public.orders.id"], "copied"),
+        "Rate": (["destination.public.orders.Rate"], "copied"),
+        "worth": (["public.orders.amount", "destination.public.orders.rate"], "computed"),
+        "label": (["destination.public.orders.label"], "computed"),
+        "label2": (["destination.public.orders.label"], "copied"),
+        "made": (["public.orders.Made"], "copied"),
+    }
+    found = table_lineage(ORDERS, TableShape(custom_sql=sql), KNOWN)
+    assert (found.tables, found.lookups) == ((ORDERS,), (ORDERS,))
+    assert [str(one) for one in found.filter_columns] == ["destination.public.orders.active"]
+
+
 def test_what_cannot_be_read_has_no_columns() -> None:
     assert table_lineage(ORDERS, TableShape(custom_sql="SELECT FROM WHERE ("), KNOWN).columns == ()
     assert table_lineage(ORDERS, TableShape(), {}).columns == ()
@@ -60,12 +80,14 @@ def test_what_cannot_be_read_has_no_columns() -> None:
 
 def test_a_chart_names_each_table_once_and_holds_no_foreign_quote() -> None:
     found = table_lineage(TableId("public", 'a"b'), TableShape(), {})
-    chart = mermaid([("shop", "lake: one", found), ("shop", "lake: two", found)])
+    looking = replace(found, lookups=(TableId("s", "one"),))
+    chart = mermaid([("shop", "lake", TableId("s", "one"), found), ("shop", "lake", TableId("s", "two"), looking)])
     assert chart.splitlines() == [
         "flowchart LR",
-        '    n0["lake: one"]',
+        '    n0["lake: s.one"]',
         '    n1[("shop: public.a&quot;b")]',
         "    n1 --> n0",
-        '    n2["lake: two"]',
+        '    n2["lake: s.two"]',
         "    n1 --> n2",
+        "    n0 -.-> n2",
     ]

@@ -21,6 +21,7 @@ from cdc_runner.destinations.letters import LetterSink
 from cdc_runner.destinations.postgres import ddl, state, types
 from cdc_runner.destinations.postgres.isolate import IsolatingWriter
 from cdc_runner.destinations.postgres.load import InitialLoad
+from cdc_runner.destinations.postgres.lookups import PostgresLookups
 from cdc_runner.destinations.postgres.membership import PostgresMembership
 from cdc_runner.destinations.postgres.plan import LoadPlanner
 from cdc_runner.destinations.postgres.session import PostgresSession
@@ -231,7 +232,8 @@ class PostgresDestination(PostgresSession):
         for sync, change in segment:
             if change.compute is not None:
                 try:
-                    change = change.compute(PostgresMembership(cursor, self._pipeline, sync.target))
+                    members = PostgresMembership(cursor, self._pipeline, sync.target)
+                    change = change.compute(members, PostgresLookups(cursor))
                 except LoadAgain as why:
                     raise ReloadNeeded(sync.target, str(why)) from None
             found.append((sync, change))

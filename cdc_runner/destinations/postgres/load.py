@@ -22,6 +22,7 @@ from cdc_runner.destinations.letters import LetterSink
 from cdc_runner.destinations.postgres import ddl, state, statements, types
 from cdc_runner.destinations.postgres.isolate import is_row_error
 from cdc_runner.destinations.postgres.load_refused import RefusedLoad
+from cdc_runner.destinations.postgres.lookups import PostgresLookups
 from cdc_runner.destinations.postgres.membership import PostgresMembership
 from cdc_runner.destinations.postgres.pipe import copy_across
 from cdc_runner.destinations.postgres.statements import TargetShape
@@ -158,7 +159,7 @@ class InitialLoad:
                     written += len(lines)
                     self._progress(load.state.sync, len(lines))
 
-                computed.load(source, members, write)
+                computed.load(source, members, PostgresLookups(cursor), write)
         except psycopg2.Error as error:
             raise classify(error, "destination") from error
         finally:

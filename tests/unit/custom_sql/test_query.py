@@ -27,6 +27,12 @@ ORDERS = _table(
 CUSTOMERS = _table("customers", "id integer, name text, country text", "id")
 COUNTRIES = _table("countries", "code text, name text", "code")
 NO_KEY = _table("log", "line text")
+RATES = _table("customers", "id bigint, code varchar, rate numeric(10:2), extra text", "id")
+"""At the destination, where a name may mean another table."""
+REGIONS = _table("regions", "code varchar, part integer, manager text, kind float8", "code", "part")
+MANAGERS = _table("managers", "name text, phone text", "name")
+THERE = {schema.table: schema for schema in (RATES, REGIONS, MANAGERS, NO_KEY)}
+LOOKUP = "SELECT o.id FROM orders o JOIN destination.public."
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,8 @@ def _bound(sql: str, sandbox: SandboxSession, key: tuple[str, ...] = (), masked:
     known = {schema.table: schema for schema in (ORDERS, CUSTOMERS, COUNTRIES, NO_KEY)}
     tables = find_tables(query, ORDERS.table, known)
     hidden = {} if masked is None else {ORDERS.table: frozenset({masked}), CUSTOMERS.table: frozenset({masked})}
-    return bind(query, [known[table] for table in tables], hidden, key, sandbox)
+    uses = zip(tables, query.tables, strict=True)
+    return bind(query, [(THERE if use.lookup else known)[table] for table, use in uses], hidden, key, sandbox)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +94,24 @@ def _bound(sql: str, sandbox: SandboxSession, key: tuple[str, ...] = (), masked:
         ("SELECT lower(region) AS region, count(*) AS n FROM orders GROUP BY region", "write GROUP BY 1"),
         ("SELECT rate, count(*) AS n FROM orders GROUP BY 1", "by which rows cannot be told apart"),
         ("SELECT id, [amount] AS l FROM orders", "no type of PostgreSQL stands for"),
+        ("SELECT o.id FROM orders o JOIN destination.rates r ON r.id = o.id", "stands as destination.schema.table"),
+        ("SELECT o.id FROM orders o JOIN other.public.rates r ON r.id = o.id", "without database and schema"),
+        ("SELECT o.id FROM destination.public.orders o", "must stand first in FROM"),
+        ("SELECT o.id FROM orders o JOIN destination.public.\"/etc/passwd\" r ON r.id = o.id", "without database"),
+        ("SELECT o.id FROM orders o, destination.public.customers r WHERE r.id = o.id", "of joins only"),
+        ("SELECT o.id FROM orders o RIGHT JOIN destination.public.customers r ON r.id = o.id", "of joins only"),
+        (LOOKUP + "customers r ON r.code = o.region", r"joined by its key \(id\)"),
+        (LOOKUP + "customers r ON r.id > o.id", r"joined by its key \(id\)"),
+        (LOOKUP + "customers r ON r.id = o.region", "of different types"),
+        (LOOKUP + "customers r ON r.id = o.amount", "of different types"),
+        (LOOKUP + "log l ON l.line = o.region", "has no key"),
+        (LOOKUP + "customers r ON r.id = o.id JOIN customers c ON c.id = r.id", "a column of one of the destination"),
+        (LOOKUP + "customers r ON r.id = o.id JOIN destination.public.regions g ON g.code = r.code AND g.part = o.id",
+         "must be joined by columns of one table"),
+        ("SELECT o.region, sum(r.rate) AS s FROM orders o JOIN destination.public.customers r ON r.id = o.customer_id "
+         "GROUP BY 1", "cannot be grouped"),
+        ("SELECT o.id, destination.public.customers.rate FROM orders o "
+         "JOIN destination.public.customers ON customers.id = o.id", "Binder Error"),
         ("SELECT id FROM orders; COPY orders TO '/tmp/x'", "one statement|only a SELECT"),
     ],
 )  # fmt: skip
@@ -115,6 +140,27 @@ def test_groups_may_be_computed_and_joined(sandbox: SandboxSession) -> None:
     assert [table.links for table in plan.tables] == [(), ((0, "customer_id"),), ((1, "country"),)]
     with pytest.raises(CustomSqlRefused, match="key must be id"):
         _bound("SELECT id, region FROM orders", sandbox, key=("region",))
+
+
+def test_rows_of_the_destination_are_looked_up_by_key(sandbox: SandboxSession) -> None:
+    """A table of the same name at the source is another one: its masks and its changes are not those of the lookup."""
+    plan = _bound(
+        "SELECT o.id, r.rate * o.amount AS worth, m.phone, c.name FROM orders o "
+        "JOIN customers c ON c.id = o.customer_id "
+        "LEFT JOIN Destination.public.customers r ON r.id = o.customer_id AND r.extra IS NOT NULL "
+        "LEFT JOIN destination.public.managers AS m ON m.name = r.code",
+        sandbox,
+        masked="extra",
+    )
+    assert [(table.lookup, table.links) for table in plan.tables] == [
+        (False, ()), (False, ((0, "customer_id"),)), (True, ((0, "customer_id"),)), (True, ((2, "code"),)),
+    ]  # fmt: skip
+    assert [one.name for one in plan.tables[2].columns] == ["id", "code", "rate", "extra"]
+    assert [one.type_text for one in plan.target.columns] == ["integer", "numeric(18,4)", "text", "text"]
+    assert plan.place_of(CUSTOMERS.table) == 1
+    captured = {schema.table: schema for schema in (ORDERS, CUSTOMERS)}
+    assert plan.same_tables(captured, THERE)
+    assert not plan.same_tables(captured, {**THERE, RATES.table: _table("customers", "id bigint, code text", "id")})
 
 
 def test_masked_columns_are_text_and_never_join_or_identify(sandbox: SandboxSession) -> None:

@@ -53,7 +53,7 @@ class SnowflakeAddress:
         merge_seconds: time between two merges of a table.
         merge_when: `schedule`, or `triggered` for tasks that run when something has landed.
         cluster_targets: `none`, or `key` for targets that are clustered by their key.
-        arrays: `variant` for arrays as JSON, or `text` for PostgreSQL's text of them.
+        arrays: `variant` or `array` for arrays as JSON in that type, or `text` for PostgreSQL's text of them.
         spatial: `text`, or `native` for PostGIS as GEOGRAPHY and GEOMETRY.
         merge_warehouse: runs the merges; `serverless` leaves it to Snowflake, None takes `warehouse`.
         deletes: `hard`, or `soft` to mark rows as deleted.

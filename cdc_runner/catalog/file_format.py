@@ -99,7 +99,7 @@ class SnowflakeDestinationEntry(_Strict):
     merge_seconds: Annotated[int, Field(ge=10, le=86_400)] = 60
     merge_when: Literal["schedule", "triggered"] = "schedule"
     cluster_targets: Literal["none", "key"] = "none"
-    arrays: Literal["variant", "text"] = "variant"
+    arrays: Literal["variant", "array", "text"] = "variant"
     spatial: Literal["text", "native"] = "text"
     merge_warehouse: Text | None = None
     deletes: Literal["hard", "soft"] = "hard"

@@ -110,8 +110,10 @@ class SnowflakeSql:
         )
         try:
             (translated,) = sqlglot.transpile(statement, read="snowflake", write="duckdb")
-            # DuckDB's own VARIANT turns some NULLs into JSON's null; a JSON column does not.
-            cursor = self._connection.execute(re.sub(r'(" )VARIANT\b', r"\1JSON", translated), list(bindings))
+            # DuckDB's own VARIANT turns some NULLs into JSON's null; a JSON column does not. Nor has it a type ARRAY.
+            translated = re.sub(r'(" )VARIANT\b', r"\1JSON", translated)
+            translated = re.sub(r'((?:" | AS ))\[\]', r"\1JSON", translated)
+            cursor = self._connection.execute(translated, list(bindings))
             rows = cursor.fetchall() if cursor.description else []
             return [one[0] for one in cursor.description or ()], rows
         except (duckdb.Error, sqlglot.errors.SqlglotError) as error:

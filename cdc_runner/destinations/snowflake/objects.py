@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cdc_runner.destinations.base import ReloadNeeded, TableState
 from cdc_runner.destinations.snowflake import naming
@@ -196,8 +197,12 @@ class Objects:
             shape: of the source table, as the target has it.
             known: digest of the task that is there.
         """
-        if known != _digest(self._task(sync, shape)):
-            self.make_task(sync, shape)
+        if known == _digest(self._task(sync, shape)):
+            return
+        # What a target keeps of deleted rows changes with a new load only.
+        made = replace(shape, keeps=self.made_shape(shape.schema, sync).keeps)
+        if known != _digest(self._task(sync, made)):
+            self.make_task(sync, made)
 
     def _task(self, sync: ResolvedSync, shape: Shape) -> str:
         address = self._address

@@ -176,7 +176,11 @@ def _tests(shape: Shape) -> Iterator[tuple[str, str, str]]:
         how = shape.carried(column)
         if how.fits is not None:
             yield column.name, how.fits(f"c{number}"), how.misfit
-        elif how.type.startswith(("VARCHAR", "VARIANT")) and column.type_name not in ("uuid", "bit", "interval"):
+        elif how.type.startswith(("VARCHAR", "VARIANT", "ARRAY")) and column.type_name not in (
+            "uuid",
+            "bit",
+            "interval",
+        ):
             yield column.name, f"strlen(c{number}) <= {MAX_TEXT_BYTES}", "it is longer than 16 MB"
 
 

@@ -48,7 +48,7 @@ class TypeRules:
     """What is open to choice.
 
     Attributes:
-        arrays: `variant` or `text`.
+        arrays: `variant`, `array` or `text`.
         spatial: `text`, or `native` for GEOGRAPHY and GEOMETRY.
     """
 
@@ -125,8 +125,13 @@ _TEXTS = frozenset({"text", "varchar", "uuid", "date", "timestamp", "timestamptz
 _TOKENS = """'"(?:[^"\\\\]|\\\\.)*"|[{},]|[^{},"]+'"""
 
 
-def _array(element: str) -> Carried:
-    """An array as JSON: numbers and booleans as such, everything else as its text, nested as the array is."""
+def _array(element: str, type_: str) -> Carried:
+    """An array as JSON: numbers and booleans as such, everything else as its text, nested as the array is.
+
+    Args:
+        element: name of the elements' type.
+        type_: `VARIANT` or `ARRAY`.
+    """
     plain = "to_json(t)::VARCHAR"
     if element in _NUMBERS:
         plain = f"CASE WHEN regexp_full_match(t, '-?[0-9.]+([eE][-+]?[0-9]+)?') THEN t ELSE {plain} END"
@@ -148,7 +153,8 @@ def _array(element: str) -> Carried:
 
     plainly = element in _NUMBERS or element == "bool"
     exactness = "the same elements, nested; bounds and digits beyond 38 are not kept"
-    return Carried("VARIANT", lambda text: f"PARSE_JSON({text})", exactness, landed=landed, loaded=loaded)
+    parsed = "CAST(PARSE_JSON({}) AS ARRAY)" if type_ == "ARRAY" else "PARSE_JSON({})"
+    return Carried(type_, parsed.format, exactness, landed=landed, loaded=loaded)
 
 
 def _spatial(type_: str) -> Carried:
@@ -173,7 +179,8 @@ def carried(column: Column, *, identifying: bool = False, rules: TypeRules = DEF
     """
     if column.type_category == "A":
         known = column.type_kind == "b" and column.element in _NUMBERS | _TEXTS | {"bool"}
-        return _array(str(column.element)) if known and not identifying and rules.arrays == "variant" else TEXT
+        native = known and not identifying and rules.arrays != "text"
+        return _array(str(column.element), rules.arrays.upper()) if native else TEXT
     if column.type_name in ("geometry", "geography") and rules.spatial == "native" and not identifying:
         return _spatial(column.type_name.upper())
     name = column.element if column.type_kind == "d" and column.element else column.type_name

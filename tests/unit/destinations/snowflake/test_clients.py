@@ -217,6 +217,14 @@ def test_arrays_become_json(element: str, text: str | None, json: str | None):
     assert duckdb.execute(f"SELECT {how.landed('c')} FROM (SELECT ?::VARCHAR AS c)", [text]).fetchall() == [(json,)]
 
 
+def test_arrays_are_of_the_type_that_is_asked_for():
+    column = Column("c", "integer[]", "_int4", type_category="A", element="int4")
+    types = [carried(column, rules=TypeRules(arrays=one)).type for one in ("variant", "array", "text")]
+    assert types == ["VARIANT", "ARRAY", "VARCHAR"]
+    assert carried(column, rules=TypeRules(arrays="array")).value("x") == "CAST(PARSE_JSON(x) AS ARRAY)"
+    assert carried(column, identifying=True, rules=TypeRules(arrays="array")).type == "VARCHAR"
+
+
 def test_spatial_values_go_as_their_own_type_when_asked():
     rules = TypeRules(spatial="native")
     column = _column("geometry", "geometry")

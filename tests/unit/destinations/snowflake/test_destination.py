@@ -269,6 +269,34 @@ def test_a_hold_keeps_the_task_from_merging_and_ends(snowflake: SnowflakeServer)
     made.close()
 
 
+def test_arrays_of_type_array_are_stored_and_kept(snowflake: SnowflakeServer):
+    tags = Column("tags", "text[]", "_text", type_category="A", element="text", number=2)
+    schema = table(ITEM.columns[0], tags, name="tagged")
+    made = destination_of(snowflake, arrays="array")
+    made.open()
+    ready(made, schema)
+    created = [one for one in snowflake.sql.log if one.startswith("CREATE OR REPLACE TABLE")]
+    assert '"TAGS" ARRAY' in created[0]
+    rows = [("u", None, "1", '{a,NULL,"b,c"}'), ("u", None, "2", None), ("u", None, "3", "{}")]
+    apply(made, 10, events(schema, 10, rows))
+    found = merged(snowflake, '"ANALYTICS"."SHOP"."TAGGED"')
+    assert found == [(1, '["a",null,"b,c"]'), (2, None), (3, "[]")]
+    apply(made, 20, events(schema, 20, [("u", "01", "1", None), ("u", None, "2", "{x}")]))
+    assert merged(snowflake, '"ANALYTICS"."SHOP"."TAGGED"')[:2] == [(1, '["a",null,"b,c"]'), (2, '["x"]')]
+    made.close()
+
+
+def test_a_target_keeps_deleting_until_it_is_loaded_anew(snowflake: SnowflakeServer):
+    for deletes in ("hard", "soft", "soft"):
+        made = destination_of(snowflake, deletes=deletes)
+        made.open()
+        if not made.table_states():
+            ready(made, ITEM)
+        assert made.plan_load(None, [(sync_of(ITEM), ITEM)], {}) == []  # type: ignore[arg-type]  # nothing to load
+        made.close()
+    assert not any("_ROSETTA_DELETED" in one for one in snowflake.sql.tasks.values())
+
+
 def test_a_task_is_made_anew_when_its_settings_are_others(snowflake: SnowflakeServer):
     for seconds, wanted in ((60, 1), (60, 0), (90, 1), (90, 0)):
         made = destination_of(snowflake, merge_seconds=seconds)

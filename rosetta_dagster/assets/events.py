@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dagster import AssetMaterialization, AssetObservation, MetadataValue, TableColumn, TableRecord, TableSchema
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    AssetObservation,
+    MetadataValue,
+    TableColumn,
+    TableRecord,
+    TableSchema,
+)
 
 from cdc_runner.position import format_lsn
 from rosetta_dagster.assets.specs import pipeline_key, table_key
@@ -110,6 +118,11 @@ def pipeline_metadata(health: PipelineHealth, rows: int, rows_per_second: float 
     return metadata
 
 
+def key_of_table(table: TableHealth) -> AssetKey:
+    """Return the key of a replicated table's asset."""
+    return table_key(table.pipeline, table.destination, table.target_schema, table.target_table)
+
+
 def table_event(table: TableHealth, stream: StreamHealth | None) -> AssetMaterialization | AssetObservation:
     """Return the event of a replicated table; `stream` is the one that feeds it.
 
@@ -135,7 +148,7 @@ def table_event(table: TableHealth, stream: StreamHealth | None) -> AssetMateria
         metadata["error"] = MetadataValue.text(table.error)
     kind = AssetMaterialization if table.load_state == "STREAMING" and not table.error else AssetObservation
     return kind(
-        asset_key=table_key(table.pipeline, table.destination, table.target_schema, table.target_table),
+        asset_key=key_of_table(table),
         description=f"{table.load_state}: {table.error}" if table.error else table.load_state,
         metadata=metadata,
     )

@@ -11,6 +11,7 @@ from dagster import (
     AssetChecksDefinition,
     AssetCheckSeverity,
     AssetCheckSpec,
+    AssetKey,
     MetadataValue,
     multi_asset_check,
 )
@@ -92,10 +93,10 @@ def _doctor_checks(snapshot: CatalogSnapshot) -> AssetChecksDefinition:
     return pipeline_doctor
 
 
-def check_event(pipeline: str, verdict: CheckVerdict) -> AssetCheckEvaluation:
+def check_event(asset: AssetKey, verdict: CheckVerdict) -> AssetCheckEvaluation:
     """Return the event of a check that a sensor has evaluated."""
     return AssetCheckEvaluation(
-        asset_key=pipeline_key(pipeline),
+        asset_key=asset,
         check_name=verdict.name,
         passed=verdict.passed,
         description=verdict.reason,

@@ -9,13 +9,15 @@ from dagster import DefaultSensorStatus, SensorEvaluationContext, SensorResult, 
 from cdc_runner.catalog.notifications import sync_conditions
 from cdc_runner.catalog.settings import get_setting
 from cdc_runner.errors import RosettaError
-from rosetta_dagster.assets.events import pipeline_event, table_event
+from rosetta_dagster.assets.events import key_of_table, pipeline_event, table_event
 from rosetta_dagster.assets.overview import overview_event
+from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.checks.pipelines import check_event
 from rosetta_dagster.monitoring.conditions import lag_conditions, table_conditions
 from rosetta_dagster.monitoring.overview import read_overview
 from rosetta_dagster.monitoring.publication import act_on_drift, watch_publications, watched_publications
 from rosetta_dagster.monitoring.sources import all_failed
+from rosetta_dagster.monitoring.verdicts import table_letters
 from rosetta_dagster.resources.catalog import catalog_session, record_job
 from rosetta_dagster.resources.pipeline_health import read_health
 from rosetta_dagster.sensors.cadence import interval_for
@@ -58,8 +60,9 @@ def _tick(context: SensorEvaluationContext) -> SensorResult | SkipReason:
             pipeline_event(note.health, pipeline_rows(note.health), note.rows_per_second, overview.loads)
             for note in plan.pipelines
         ),
-        *(check_event(pipeline, verdict) for pipeline, verdict in plan.checks),
+        *(check_event(pipeline_key(pipeline), verdict) for pipeline, verdict in plan.checks),
         *(table_event(table, streams.get((table.pipeline, table.destination))) for table in plan.tables),
+        *(check_event(key_of_table(table), table_letters(table)) for table in plan.changed),
     ]
     return SensorResult(asset_events=events, skip_reason=line, cursor=plan.memory.to_cursor())
 

@@ -110,6 +110,8 @@ def test_monitor_materializes_what_keeps_up_and_observes_what_does_not(catalog, 
         if isinstance(event, AssetCheckEvaluation) and not event.passed
     }
     assert failed == {(pipeline_key("slow"), "lag_within_objective"), (pipeline_key("paused"), "pipeline_runs")}
+    checked = [one.asset_key for one in result.asset_events if isinstance(one, AssetCheckEvaluation) and one.passed]
+    assert table.asset_key in checked
     again = evaluate(replication_monitor, instance, result.cursor)
     told = {event.asset_key: event for event in again.asset_events}
     assert set(told) == {OVERVIEW_KEY, *(pipeline_key(name) for name in ("good", "slow", "paused"))}

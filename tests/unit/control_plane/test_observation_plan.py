@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 
 import pytest
@@ -50,6 +51,17 @@ def test_change_of_state_or_error_is_told_at_once() -> None:
     assert len(failed.tables) == 1
     mended = plan_observations([pipeline(table())], failed.memory, NOW + 120)
     assert len(mended.tables) == 1
+
+
+def test_check_of_a_table_is_told_with_its_state_and_when_letters_come_or_go() -> None:
+    waiting = dataclasses.replace(table(), dead_letters=2, dead_letter_keys=1)
+    lost = dataclasses.replace(waiting, dead_letters_lost=1)
+    memory, told = Memory(), []
+    for second, one in enumerate([table(), table(rows=5), waiting, waiting, lost, table(rows=9)]):
+        plan = plan_observations([pipeline(one)], memory, NOW + 700 * second)
+        memory = Memory.from_cursor(plan.memory.to_cursor())
+        told.append((len(plan.tables), len(plan.changed)))
+    assert told == [(1, 1), (1, 0), (1, 1), (0, 0), (1, 1), (1, 1)]
 
 
 def test_many_changes_are_spread_over_ticks_and_none_is_forgotten() -> None:

@@ -1,5 +1,7 @@
 """`python -m bench.backfill [--rows N] [--changes N] [--kills N]`: a resync beside the stream, against plain COPY.
 
+With `--rebuild` the one under fire is a rebuild, while somebody reads the table all the time.
+
 copy      the table by COPY from server to server into an empty one with its key, and nothing else
 right     a backfill of a target that is right: read and compared, nothing written
 empty     a backfill of a target that was emptied
@@ -42,15 +44,24 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--engine", default="pgoutput")
     parser.add_argument("--fire", action="store_true", help="only plain COPY and the resync under fire")
+    parser.add_argument("--rebuild", action="store_true", help="under fire: a rebuild in place of a resync")
     arguments = parser.parse_args()
     with servers() as own:
         result = measure(
-            own, arguments.rows, arguments.changes, arguments.kills, arguments.engine, quiet=not arguments.fire
+            own,
+            arguments.rows,
+            arguments.changes,
+            arguments.kills,
+            arguments.engine,
+            quiet=not arguments.fire,
+            mode="rebuild" if arguments.rebuild else "resync",
         )
         print(json.dumps(result, indent=2))
 
 
-def measure(own: Servers, rows: int, changes: int, kills: int, engine: str, *, quiet: bool = True) -> dict[str, Any]:
+def measure(
+    own: Servers, rows: int, changes: int, kills: int, engine: str, *, quiet: bool = True, mode: str = "resync"
+) -> dict[str, Any]:
     """Return rows a second of each, and what the one under fire came to."""
     load = machine.load_average()
     source, target, other = own.create("source", "shop"), own.create("target", "shop"), own.create("target", "copy")
@@ -65,7 +76,7 @@ def measure(own: Servers, rows: int, changes: int, kills: int, engine: str, *, q
     try:
         pipeline.wait_loaded(_HOURS)
         found = _undisturbed(own, pipeline, rows, copied) if quiet else {}
-        fire = _under_fire(pipeline, rows, changes, kills)
+        fire = _under_fire(pipeline, rows, changes, kills, mode)
     finally:
         pipeline.remove()
     return {
@@ -164,16 +175,41 @@ class _Writer(threading.Thread):
                 self.stopping.wait(max(0.0, due - time.monotonic()))
 
 
-def _under_fire(pipeline: Pipeline, rows: int, changes: int, kills: int) -> dict[str, Any]:
+class _Reader(threading.Thread):
+    """Reads a row of the target all the time, by the key of one that nobody changes."""
+
+    def __init__(self, target: Database) -> None:
+        super().__init__(daemon=True)
+        self.stopping = threading.Event()
+        self.reads, self.missing, self.longest_seconds = 0, 0, 0.0
+        self._target = target
+
+    def run(self) -> None:
+        with closing(self._target.connect()) as connection, connection.cursor() as cursor:
+            while not self.stopping.wait(0.001):
+                began = time.monotonic()
+                cursor.execute("SELECT note FROM orders WHERE id = 0")
+                self.missing += cursor.fetchone() is None
+                self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
+                self.reads += 1
+
+
+def _under_fire(pipeline: Pipeline, rows: int, changes: int, kills: int, mode: str) -> dict[str, Any]:
+    pipeline.source.execute("INSERT INTO orders VALUES (0, 0, 0, 'read', now())")
+    lsn = int(pipeline.source.execute("SELECT pg_current_wal_lsn() - '0/0'")[0][0])
+    pipeline.source.execute("SELECT pg_logical_emit_message(true, 'rosetta', '')")
+    pipeline.wait_position(lsn, _HOURS)
     pipeline.target.execute(
-        "SET session_replication_role = replica; UPDATE orders SET note = 'wrong' WHERE id % 10 = 0;"
+        "SET session_replication_role = replica; UPDATE orders SET note = 'wrong' WHERE id % 10 = 0 AND id <> 0;"
         "DELETE FROM orders WHERE id % 10 = 1;"
         "INSERT INTO orders SELECT -i, 0, 0, 'extra', now() FROM generate_series(1, 1000) i"
     )
     writer = _Writer(pipeline.source, rows, changes)
     began = time.monotonic()
     writer.start()
-    one = _start(pipeline, "resync")
+    reader = _Reader(pipeline.target)
+    reader.start()
+    one = _start(pipeline, mode)
     for kill in range(1, kills + 1):
         share = kill / (kills + 1)
         wait_until(
@@ -188,10 +224,13 @@ def _under_fire(pipeline: Pipeline, rows: int, changes: int, kills: int) -> dict
     seconds = time.monotonic() - began
     writer.stopping.set()
     writer.join(30)
+    reader.stopping.set()
+    reader.join(30)
     lsn = int(pipeline.source.execute("SELECT pg_current_wal_lsn() - '0/0'")[0][0])
     pipeline.source.execute("SELECT pg_logical_emit_message(true, 'rosetta', '')")
     caught = pipeline.wait_position(lsn, _HOURS)
     return {
+        "mode": mode,
         "seconds": round(seconds, 1),
         "changes_per_second": round(writer.changes / seconds),
         "kills": kills,
@@ -200,6 +239,9 @@ def _under_fire(pipeline: Pipeline, rows: int, changes: int, kills: int) -> dict
         "deleted": shown["deleted"],
         "rows_per_second_at_work": shown["rows_per_second"],
         "caught_up_after_seconds": round(caught - began - seconds, 1),
+        "reads": reader.reads,
+        "reads_without_the_row": reader.missing,
+        "longest_read_ms": round(reader.longest_seconds * 1000),
         "equal": pipeline.source.execute(_SUM) == pipeline.target.execute(_SUM),
     }
 

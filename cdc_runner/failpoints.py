@@ -28,6 +28,10 @@ class Failpoint(StrEnum):
     """The capture engine is about to tell the source, or to store its offset."""
     BEFORE_XACK = "before_xack"
     """Dead letters are committed at the destination, and still in the queue."""
+    BEFORE_EXCHANGE = "before_exchange"
+    """A new table has taken its target's place, and that is not committed."""
+    AFTER_EXCHANGE = "after_exchange"
+    """It is committed; the config database was not told."""
 
 
 _lock = threading.Lock()

@@ -35,6 +35,7 @@ from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.postgres.replaceable import obstacles
 from cdc_runner.destinations.postgres.shadow_register import OUTDATED, Shadow
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.position import Position, parse_lsn
 from cdc_runner.reconcile.fenced import fenced
 from cdc_runner.reconcile.result import TableOutcome, TableResult
@@ -335,6 +336,8 @@ class Rebuild:
                 # The new table holds what waited for the old one.
                 waiting.forget_target(cursor, name, shadow.target)
                 waiting.raise_version(cursor, name)
+                reach(Failpoint.BEFORE_EXCHANGE)
+            reach(Failpoint.AFTER_EXCHANGE)
             self._destination.diversion.stale = True
         except psycopg2.errors.LockNotAvailable:
             return "waits for readers of the old table"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import closing
 
 import pytest
 import redis
@@ -10,6 +11,7 @@ import redis
 from cdc_runner.errors import RosettaError
 from cdc_runner.failpoints import Failpoint, arm
 from tests.faults.test_kill import SETUP, Load, Watcher
+from tests.support.backfills import WRITTEN, Backfills, Writer, fill
 from tests.support.dead_letters import different_keys, waiting_entries
 from tests.support.pipelines import PipelineHarness
 from tests.support.servers import RedisServer
@@ -65,6 +67,40 @@ def test_a_death_at_each_step_loses_and_repeats_nothing(pipeline: PipelineHarnes
     pipeline.assert_equal()
     assert watcher.reads > 100
     assert not watcher.wrong, f"{len(watcher.wrong)} of {watcher.reads} reads saw a sum that the source never had"
+
+
+def test_a_death_at_the_exchange_of_a_rebuild_leaves_the_old_table_or_the_new_one(pipeline: PipelineHarness) -> None:
+    source, target = pipeline.source, pipeline.targets["target"]
+    source.execute(WRITTEN)
+    fill(pipeline, 3_000)
+    pipeline.configure()
+    pipeline.start()
+    pipeline.wait_caught_up(180)
+    target.execute("DELETE FROM item WHERE id % 3 = 0")
+    old = target.execute("SELECT 'item'::regclass::oid")
+    backfills = Backfills(pipeline)
+    with closing(target.connect()) as holder:
+        holder.autocommit = False
+        with holder.cursor() as cursor:
+            # While the old table is read, nothing takes its place.
+            cursor.execute("SELECT count(*) FROM item")
+        one = backfills.start("public.item", mode="rebuild")
+        wait_for(lambda: "readers" in str(backfills.show(one)["note"]), 120, "the rebuild to wait")
+        pipeline.kill()
+    writer = Writer(pipeline, 8, 3_000)
+    writer.start()
+    try:
+        _die_at(pipeline, Failpoint.BEFORE_EXCHANGE, 1)
+        assert target.execute("SELECT 'item'::regclass::oid") == old
+        _die_at(pipeline, Failpoint.AFTER_EXCHANGE, 1)
+        assert target.execute(f"SELECT '_rosetta_kept_{one}.item'::regclass::oid") == old
+        assert backfills.show(one)["status"] == "EXECUTING"
+        pipeline.start()
+        assert backfills.wait(one)["kept"] == f"_rosetta_kept_{one}.item"
+    finally:
+        writer.finish()
+    pipeline.wait_caught_up(180)
+    pipeline.assert_equal()
 
 
 def test_a_death_before_dead_letters_leave_the_queue(

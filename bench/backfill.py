@@ -104,6 +104,13 @@ def _undisturbed(own: Servers, pipeline: Pipeline, rows: int, copied_seconds: fl
     }
 
 
+def fill(database: Database, rows: int) -> None:
+    """Make the table `orders` with so many rows."""
+    database.execute(_CREATE)
+    database.execute(_ROWS, (rows,))
+    database.execute("VACUUM ANALYZE orders")
+
+
 def _plain_copy(source: Database, target: Database) -> float:
     began = time.monotonic()
     with closing(source.connect()) as reader, closing(target.connect()) as writer, writer.cursor() as cursor:
@@ -144,10 +151,15 @@ def _wait(pipeline: Pipeline, identifier: int) -> dict[str, Any]:
     return shown
 
 
-class _Writer(threading.Thread):
+class Writer(threading.Thread):
     """Makes a number of changes a second, twenty in a transaction."""
 
     def __init__(self, source: Database, rows: int, changes_per_second: int) -> None:
+        """Args:
+        source: has the table `orders`.
+        rows: with numbers from 1 on; those are changed.
+        changes_per_second: how many.
+        """
         super().__init__(daemon=True)
         self.stopping = threading.Event()
         self.changes = 0
@@ -157,6 +169,7 @@ class _Writer(threading.Thread):
         self._random = random.Random(1)
 
     def run(self) -> None:
+        """Make changes until it is stopped."""
         due = time.monotonic()
         with closing(self._source.connect()) as connection, connection.cursor() as cursor:
             while not self.stopping.is_set():
@@ -204,7 +217,7 @@ def _under_fire(pipeline: Pipeline, rows: int, changes: int, kills: int, mode: s
         "DELETE FROM orders WHERE id % 10 = 1;"
         "INSERT INTO orders SELECT -i, 0, 0, 'extra', now() FROM generate_series(1, 1000) i"
     )
-    writer = _Writer(pipeline.source, rows, changes)
+    writer = Writer(pipeline.source, rows, changes)
     began = time.monotonic()
     writer.start()
     reader = _Reader(pipeline.target)

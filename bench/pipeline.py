@@ -58,6 +58,7 @@ class Pipeline:
             "CREDENTIAL_ENCRYPTION_KEY": key,
             "ROSETTA_HOME": str(self._home),
         }
+        self.keyring = Keyring.from_environment(read_environment({"CREDENTIAL_ENCRYPTION_KEY": key}))
         self._process: subprocess.Popen[bytes] | None = None
         self._id = self._configure(key, tables, engine)
 

@@ -28,6 +28,7 @@ Cursor = psycopg2.extensions.cursor
 
 HELD_SECONDS = 0.05
 """For how long one step is meant to hold up the stream."""
+_NOTES_AT_ONCE = 5_000
 _FIRST_STEP, _LEAST_STEP, _LARGEST_STEP = 1_000, 100, 20_000
 _RANGE = f"(SELECT * FROM {sql.DUE} WHERE r BETWEEN $1 AND $2)"
 _WHOLE = f"(SELECT * FROM {sql.DUE} WHERE r BETWEEN $1 AND $2 AND x IS NULL)"
@@ -115,6 +116,7 @@ class ChunkMerge:
         low = 1
         while low <= last:
             self.work.check()
+            upto = self._catch_up(low, upto, merged)
             high = min(low + self._steps.size - 1, last)
             self._step(low, high, upto, merged, final=high == last)
             low = high + 1
@@ -170,6 +172,8 @@ class ChunkMerge:
 
     def _heed_notes(self, cursor: Cursor, merged: Merged, after: int, rows: str) -> None:
         shape, watch, lsn = self.rows.shape, self.window.watch, self.window.position.lsn
+        # The planner expects no notes behind the last one that it knows of, and would look at each row for each note.
+        cursor.execute("SET LOCAL enable_nestloop = off")
         cursor.execute(sql.drop_touched(shape, watch, lsn, after, rows, moved=True))
         merged.moved += cursor.rowcount
         cursor.execute(sql.drop_touched(shape, watch, lsn, after, rows, moved=False))
@@ -178,11 +182,21 @@ class ChunkMerge:
         if row is not None and row[0]:
             cursor.execute(sql.mark_touched(shape, watch, lsn, after, rows))
             self._marked = self._marked or cursor.rowcount > 0
+        cursor.execute("SET LOCAL enable_nestloop = DEFAULT")
 
     def _last_note(self, cursor: Cursor) -> int:
         cursor.execute(sql.last_note(self.window.watch))
         row = cursor.fetchone()
         return 0 if row is None else int(row[0])
+
+    def _catch_up(self, low: int, upto: int, merged: Merged) -> int:
+        """Heed what many notes say of the rows that are left, so that a step has few to heed under the lock."""
+        with self.writer, self.writer.cursor() as cursor:
+            last = self._last_note(cursor)
+            if last - upto < _NOTES_AT_ONCE:
+                return upto
+            self._heed_notes(cursor, merged, upto, f"s.r >= {low}")
+        return last
 
     # -- under the lock ----------------------------------------------------------------------------------------------
 

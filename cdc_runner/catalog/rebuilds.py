@@ -50,6 +50,11 @@ def kept_tables(session: Session, pipeline_id: int) -> list[Kept]:
     ]
 
 
+def note_kept(session: Session, rebuild_id: int, kept: str) -> None:
+    """Note where the table is kept that a rebuild has replaced, however the rebuild has ended."""
+    session.execute(update(QueueBackfill).where(QueueBackfill.id == rebuild_id).values(kept_table=kept))
+
+
 def forget_kept(session: Session, rebuild_id: int) -> None:
     """Note that the table that a rebuild replaced is not kept any more."""
     session.execute(update(QueueBackfill).where(QueueBackfill.id == rebuild_id).values(kept_table=None))

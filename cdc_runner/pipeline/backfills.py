@@ -18,6 +18,7 @@ from cdc_runner.catalog import backfills
 from cdc_runner.catalog.backfills import Task
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.events import record_event
+from cdc_runner.catalog.rebuilds import note_kept
 from cdc_runner.catalog.table_reports import loaded_rows
 from cdc_runner.catalog.wal_ladder import backfills_paused
 from cdc_runner.dead_letter.queue import DeadLetterQueue
@@ -28,7 +29,7 @@ from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
 from cdc_runner.pipeline.dead_letters import letter_queue
 from cdc_runner.pipeline.prepare import Attached
-from cdc_runner.pipeline.rebuild import Rebuild, drop_left
+from cdc_runner.pipeline.rebuild import Rebuild, drop_left, kept_at
 from cdc_runner.pipeline.source import SourceSession
 from cdc_runner.schema import TableId
 from cdc_runner.spec import PipelineSpec, ResolvedSync
@@ -53,6 +54,7 @@ class _Place:
     work: Work = field(default_factory=Work)
     thread: threading.Thread | None = None
     left_at: float = 0.0
+    noted: bool = False
 
     @property
     def busy(self) -> bool:
@@ -122,6 +124,7 @@ class BackfillKeeper:
                 place.work.stop()
         for place in self._places.values():
             self._drop_left(place, wanted)
+            self._note_kept(place)
         for task in tasks:
             found = self._places.get(task.pipeline_destination_id)
             if time.monotonic() < self._not_before.get(task.id, 0.0):
@@ -130,6 +133,15 @@ class BackfillKeeper:
                 self._wait(task, "the destination cannot be reached now")
             elif not found.busy:
                 self._begin(found, task)
+
+    def _note_kept(self, place: _Place) -> None:
+        """Once, for a process that was killed between an exchange and its report, and a rebuild cancelled meanwhile."""
+        destination = place.applier.destination
+        if place.noted or not isinstance(destination, PostgresDestination) or place.applier.status.detached:
+            return
+        for rebuild, kept in kept_at(destination, self._spec.name).items():
+            self._call(lambda session, one=rebuild, table=kept: note_kept(session, one, table))  # type: ignore[misc]
+        place.noted = True
 
     def _drop_left(self, place: _Place, wanted: set[int]) -> None:
         """Remove the new tables of rebuilds that were cancelled or have failed."""
@@ -245,7 +257,8 @@ class BackfillKeeper:
         kept = str(Shadow(task.id, task.target).kept)
 
         def end(session: Session) -> None:
-            backfills.change(session, task.id, kept_table=kept)
+            # It may have been cancelled a moment too late.
+            note_kept(session, task.id, kept)
             backfills.finish(session, task.id)
             backfills.forget_chunks(session, task.id)
             key = f"{self._spec.name}/{task.target}"

@@ -33,12 +33,12 @@ from cdc_runner.destinations.base import TableState
 from cdc_runner.destinations.postgres import state, twin, waiting
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.postgres.replaceable import obstacles
-from cdc_runner.destinations.postgres.shadow_register import OUTDATED, Shadow
+from cdc_runner.destinations.postgres.shadow_register import OUTDATED, Shadow, read_shadows
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.position import Position, parse_lsn
 from cdc_runner.reconcile.fenced import fenced
-from cdc_runner.reconcile.result import TableOutcome, TableResult
+from cdc_runner.reconcile.result import Key, TableOutcome, TableResult
 from cdc_runner.reconcile.session import Settings
 from cdc_runner.reconcile.shape import not_rebuildable
 from cdc_runner.reconcile.tables import by_targets, compare_destination
@@ -51,7 +51,7 @@ COMPARISONS = 3
 LOCK_MILLISECONDS = 2_000
 """Longest time that the exchange waits for readers of the old table: the stream, and new readers, wait as long."""
 FENCE_SECONDS = 120.0
-_PAUSE_SECONDS = 1.0
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 16.0
 
 # Sessions of this database that may still see rows as they were before the new table was complete. Those of the apply
 # see what is committed with each statement.
@@ -152,6 +152,10 @@ class Rebuild:
         with self._session() as writer, writer, writer.cursor() as cursor:
             self._lock(cursor)
             found = shadows.find(cursor, self._task.id)
+            if found is not None and self._task.status == "PENDING":
+                # The numbers are of a config database that is not there any more.
+                text = f"the destination knows another rebuild with the number {found.id}; the next has another number"
+                raise RosettaError(ErrorKind.REBUILD_REFUSED, text)
             if found is not None:
                 return found
             known = self._known(cursor)
@@ -238,14 +242,21 @@ class Rebuild:
     def _difference(self, shadow: Shadow) -> str | None:
         """Compare the new table with the source; return why that has to be tried again, None when they are equal.
 
+        A row that the engine had to read from the source by key is ahead of the stream for a moment: only what differs
+        at every position is believed.
+
         Raises:
             RosettaError: they differ.
         """
         self._stored_change("the new table is compared with the source")
+        different: set[Key] | None = None
         for _ in range(COMPARISONS):
             self._work.check()
             found = self._compared(shadow)
-            if found.outcome is TableOutcome.EQUAL:
+            if found.outcome is TableOutcome.DIFFERENT and found.keys.complete and found.keys.all:
+                keys = set(found.keys.all)
+                different = keys if different is None else different & keys
+            if found.outcome is TableOutcome.EQUAL or different == set():
                 log.info("rebuild.equal", target=str(shadow.target), rows=found.target_rows, seconds=found.seconds)
                 return None
             if found.outcome not in (TableOutcome.DIFFERENT, TableOutcome.FAILED):
@@ -257,7 +268,7 @@ class Rebuild:
             return f"the new table could not be compared with the source: {found.reason}"
         raise RosettaError(
             ErrorKind.REBUILD_REFUSED,
-            f"the new table is not what the source is: {len(found.keys.all)} rows differ; the old one stays",
+            f"the new table is not what the source is: {len(different or found.keys.all)} rows differ",
         )
 
     def _compared(self, shadow: Shadow) -> TableResult:
@@ -291,14 +302,19 @@ class Rebuild:
         Whoever reads under a snapshot that was taken before the new table was complete would find rows missing in it,
         so such sessions are waited for; and so are those that read the old table.
         """
+        pause = _PAUSE_SECONDS
         while True:
             self._work.check()
             with self._session() as writer:
-                note = self._waits_for(writer, complete) or self._try_exchange(writer, shadow, complete)
+                note = self._waits_for(writer, complete)
+                if note is None:
+                    note = self._try_exchange(writer, shadow, complete)
+                    # Each try may hold up others, for hours if a reader of the old table takes as long.
+                    pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             if note is None:
                 return
             self._stored_change(note)
-            if self._work.ended.wait(_PAUSE_SECONDS):
+            if self._work.ended.wait(pause):
                 raise Interrupted
 
     def _waits_for(self, writer: psycopg2.extensions.connection, complete: str) -> str | None:
@@ -343,6 +359,22 @@ class Rebuild:
             return "waits for readers of the old table"
         log.info("rebuild.exchanged", pipeline=name, target=str(shadow.target), kept=str(shadow.kept))
         return None
+
+
+def kept_at(destination: PostgresDestination, pipeline: str) -> dict[int, str]:
+    """Return the tables that rebuilds have replaced and that are kept at a destination, by number of the rebuild.
+
+    Raises:
+        RosettaError: the destination's kinds.
+    """
+    writer = destination.connect_writer()
+    try:
+        with writer, writer.cursor() as cursor:
+            return {one.id: str(one.kept) for one in read_shadows(cursor, pipeline, swapped=True)}
+    except psycopg2.Error as error:
+        raise classify(error, "destination") from error
+    finally:
+        writer.close()
 
 
 def drop_left(destination: PostgresDestination, pipeline: str, wanted: Collection[int]) -> None:

@@ -55,6 +55,7 @@ def assemble(parts: Sequence[Part], segment_bytes: int, decode: Decode) -> Chang
         raw_bytes=sum(part.size for part in parts),
         segments=segments,
         release=release,
+        numbers=b"".join(part.numbers for part in parts),
     )
 
 

@@ -27,6 +27,7 @@ transaction, are whole source transactions.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,6 +42,8 @@ STAMPS = ("lsn", "seq", "xid", "at")
 
 KIND = "made"
 """Column of a stamped stream that tells an insert from an update."""
+
+_NUMBER = struct.Struct(">I")
 
 UPDATES = b"updates"
 """In the metadata of rows of which each comes from an update that left the key as it is."""
@@ -94,6 +97,8 @@ class ChangeBatch:
         raw_bytes: size in the form that capture keeps.
         segments: yields the decoded segments; may be called again, and reads spilled parts back from disk.
         release: gives memory and spill files back; call it when every destination is done.
+        numbers: of its transactions at the source, four bytes each (see `transaction_numbers`): who reads present rows
+            must know which transactions they have to show, and mostly nobody reads any.
     """
 
     last: Position
@@ -103,6 +108,12 @@ class ChangeBatch:
     raw_bytes: int
     segments: Callable[[], Iterator[Segment]]
     release: Callable[[], None]
+    numbers: bytes = b""
+
+
+def transaction_numbers(numbers: bytes) -> frozenset[int]:
+    """Return the numbers of transactions, without epoch, of a batch's bytes."""
+    return frozenset(number for (number,) in _NUMBER.iter_unpack(numbers))
 
 
 class ChangeStream(Protocol):

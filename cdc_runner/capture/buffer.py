@@ -73,7 +73,8 @@ class Payload:
 class Part:
     """A run of events: complete transactions up to `end`, or a piece of a transaction that goes on (`end` is None).
 
-    `marks` are the engine's own notes on the transactions that end in it, for streams that are opened with `stamped`.
+    `numbers` are those of the transactions that end in it, as in `ChangeBatch`. `marks` are the engine's own notes on
+    them, for streams that are opened with `stamped`.
     """
 
     end: Position | None
@@ -81,6 +82,7 @@ class Part:
     transactions: int
     payloads: list[tuple[TableVersion, Payload]] = field(default_factory=list)
     marks: list[bytes] = field(default_factory=list)
+    numbers: bytes = b""
 
     @property
     def events(self) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import psycopg2
 import psycopg2.extensions
 
+from cdc_runner.capture.base import transaction_numbers
+from cdc_runner.capture.visibility import wait_until_shown
 from cdc_runner.connections import classify, connect
 from cdc_runner.schema import TableSchema, quote_identifier
 from cdc_runner.spec import PostgresAddress
@@ -18,9 +20,24 @@ Rows = dict[tuple[str, ...], tuple[str | None, ...]]
 
 
 def fetch_rows(
-    connection: psycopg2.extensions.connection, schema: TableSchema, keys: Sequence[tuple[str, ...]]
+    connection: psycopg2.extensions.connection,
+    schema: TableSchema,
+    keys: Sequence[tuple[str, ...]],
+    told: bytes = b"",
 ) -> Rows:
-    """Return present rows by key: texts of `stream_columns`; rows that are gone are absent."""
+    """Return present rows by key: texts of `stream_columns`; rows that are gone are absent.
+
+    Args:
+        connection: to the source, in autocommit.
+        schema: of the table.
+        keys: texts.
+        told: numbers of the transactions that rows must show (`ChangeBatch.numbers`): a stream tells of a commit before
+            other sessions see it.
+
+    Raises:
+        RosettaError: SOURCE_UNAVAILABLE when those do not become visible.
+    """
+    wait_until_shown(connection, transaction_numbers(told))
     columns = ", ".join(f"t.{quote_identifier(name)}::text" for name in schema.stream_names)
     names = [f"k{place}" for place in range(len(schema.key))]
     same = " AND ".join(
@@ -64,14 +81,14 @@ class SourceRows:
             self._connection.autocommit = True
         return self._connection
 
-    def fetch(self, schema: TableSchema, keys: Sequence[tuple[str, ...]]) -> Rows:
-        """Return present rows by key.
+    def fetch(self, schema: TableSchema, keys: Sequence[tuple[str, ...]], told: bytes = b"", /) -> Rows:
+        """Return present rows by key, not older than the transactions that were told.
 
         Raises:
             RosettaError: a source kind.
         """
         try:
-            return fetch_rows(self.connection(), schema, keys)
+            return fetch_rows(self.connection(), schema, keys, told)
         except psycopg2.Error as error:
             self.close()
             raise classify(error, "source") from error

@@ -20,8 +20,25 @@ from cdc_runner.shaping.evolution import SchemaChange
 from cdc_runner.shaping.net import Lookups, Membership, NetChange
 from cdc_runner.spec import PostgresAddress, ResolvedSync
 
-RowFetcher = Callable[[TableSchema, Sequence[tuple[str, ...]]], Mapping[tuple[str, ...], tuple[str | None, ...]]]
-"""Reads whole rows from the source by key: key texts to texts of `stream_columns`; rows that are gone are absent."""
+
+class RowFetcher(Protocol):
+    """Reads rows from a source."""
+
+    def __call__(
+        self, schema: TableSchema, keys: Sequence[tuple[str, ...]], told: bytes = b"", /
+    ) -> Mapping[tuple[str, ...], tuple[str | None, ...]]:
+        """Return present rows by key: key texts to texts of `stream_columns`; rows that are gone are absent.
+
+        Args:
+            schema: of the table, with the key.
+            keys: texts.
+            told: numbers of the transactions that the rows must show (see `ChangeBatch.numbers`).
+
+        Raises:
+            RosettaError: the source kinds.
+        """
+        ...
+
 
 SchemaListener = Callable[[ResolvedSync, TableSchema, TableSchema, Sequence[SchemaChange]], None]
 """Told of each change of a source table, after the target follows it."""

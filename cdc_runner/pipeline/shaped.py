@@ -74,7 +74,7 @@ class Shaper:
             shaper = NetShaper()
         try:
             for segment in batch.segments():
-                yield [change for changes in segment.tables for change in shaper.shape(changes)]
+                yield [change for changes in segment.tables for change in shaper.shape(changes, batch.numbers)]
         finally:
             self._idle.append(shaper)
 

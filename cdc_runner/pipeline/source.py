@@ -184,11 +184,11 @@ class SourceSession:
         return parse_lsn(row[0])
 
     def fetch(
-        self, schema: TableSchema, keys: Sequence[tuple[str, ...]]
+        self, schema: TableSchema, keys: Sequence[tuple[str, ...]], told: bytes = b"", /
     ) -> dict[tuple[str, ...], tuple[str | None, ...]]:
         """Return present rows by key, as text (see `RowFetcher`)."""
         try:
-            return fetch_rows(self.connection(), schema, keys)
+            return fetch_rows(self.connection(), schema, keys, told)
         except psycopg2.Error as error:
             self.close()
             raise classify(error, "source") from error

@@ -14,6 +14,7 @@ import pyarrow as pa
 import structlog
 
 from cdc_runner.capture.inspect import read_tables
+from cdc_runner.capture.visibility import Patience, hidden_now
 from cdc_runner.connections import classify, connect
 from cdc_runner.custom_sql.plan import BoundTable, CustomPlan
 from cdc_runner.custom_sql.query import ROW_KEY
@@ -22,7 +23,6 @@ from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import TableId, TableSchema, quote_identifier
 from cdc_runner.shaping.mask import Masker, copy_field
 from cdc_runner.shaping.net import Lookups
-from cdc_runner.shaping.visibility import Patience, hidden_now
 from cdc_runner.spec import PostgresAddress
 
 log = structlog.get_logger()

@@ -122,6 +122,7 @@ class NetChange:
         emptied_at: of a truncate, when given: rows stay and are marked as deleted at this time.
         marks_deletes: rows may be marks of deletes, which are for rows that the target has.
         transactions: numbers of the transactions at the source that it comes from, where the stream is stamped.
+        told: numbers of all transactions of its batch, as `ChangeBatch.numbers` has them.
         compute: gives the change that is to be applied in place of this one, in the destination's transaction; it may
             raise `LoadAgain`.
     """
@@ -138,6 +139,7 @@ class NetChange:
     emptied_at: str | None = None
     marks_deletes: bool = False
     transactions: frozenset[int] = frozenset()
+    told: bytes = b""
     compute: Callable[[Membership, Lookups], NetChange] | None = None
 
 
@@ -156,14 +158,16 @@ class NetShaper:
             config={"threads": "1", "autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
         )
 
-    def shape(self, changes: TableChanges) -> Iterator[NetChange]:
-        """Yield the net changes of one table in one segment, to be applied in order; mostly there is one."""
+    def shape(self, changes: TableChanges, told: bytes = b"") -> Iterator[NetChange]:
+        """Yield the net changes of one table in one segment, to be applied in order; mostly there is one.
+
+        Args:
+            changes: of the table.
+            told: numbers of the transactions of the batch.
+        """
         transactions = transactions_of(changes.rows)
-        if not transactions:
-            yield from self._shape(changes)
-            return
         for change in self._shape(changes):
-            yield replace(change, transactions=transactions)
+            yield replace(change, transactions=transactions, told=told)
 
     def _shape(self, changes: TableChanges) -> Iterator[NetChange]:
         if changes.rows.num_rows <= TINY_ROWS:

@@ -15,11 +15,11 @@ import psycopg2.extensions
 import pyarrow as pa
 
 from cdc_runner.capture.inspect import read_tables
+from cdc_runner.capture.visibility import hidden_now, wait_until_shown
 from cdc_runner.connections import classify, connect
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.schema import Column, TableId, TableSchema, quote_identifier
 from cdc_runner.shaping.mask import copy_field
-from cdc_runner.shaping.visibility import Patience, hidden_now
 from cdc_runner.spec import PostgresAddress
 
 _ROW = "_rosetta_row"
@@ -111,16 +111,6 @@ class SourceRows:
                 self.close()
                 raise classify(error, "source") from error
 
-    def _wait_until_shown(self, connection: psycopg2.extensions.connection) -> None:
-        """Wait until every statement from here on sees what the stream has told."""
-        patience = Patience()
-        while self._told:
-            with connection.cursor() as cursor:
-                self._told = hidden_now(cursor, self._told)
-            # READ COMMITTED: the next statement has a newer snapshot.
-            if self._told:
-                patience.wait()
-
     def fetch(self, schema: TableSchema, keys: Sequence[Sequence[str]]) -> list[tuple[str | None, ...] | None]:
         """Return present rows by key, in the order of the keys: not older than the transactions that were heeded.
 
@@ -136,7 +126,8 @@ class SourceRows:
         """
         try:
             with self._session() as connection:
-                self._wait_until_shown(connection)
+                wait_until_shown(connection, self._told)
+                self._told = frozenset()
                 present = read_tables(connection, tables=[schema.table])
                 now = {column.number or column.name: column.name for column in present[0].columns} if present else {}
                 wanted = [now.get(column.number or column.name) for column in schema.stream_columns]

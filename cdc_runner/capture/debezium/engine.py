@@ -155,6 +155,7 @@ class DebeziumStream:
         if len(ends):
             _, lsn, milliseconds, _ = ends[-1].tolist()
             part.end, part.commit_time = Position(lsn), milliseconds / 1000
+            part.numbers = ends[:, 3].astype(">u4").tobytes()
         if self._settings.stamped:
             part.marks += [pack_end(number, lsn, moment / 1000) for _, lsn, moment, number in ends.tolist()]
         found = []

@@ -43,6 +43,10 @@ class Relation:
     key: tuple[str, ...]
 
 
+BEGIN_NUMBER = slice(17, 21)
+"""Where the number of a transaction stands in the message that begins it."""
+
+
 def parse_begin(message: bytes) -> tuple[int, int]:
     """Return the LSN of the commit record of the transaction that begins, and the transaction's number."""
     lsn, _, number = _BEGIN(message, 1)

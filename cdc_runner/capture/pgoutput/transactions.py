@@ -78,6 +78,8 @@ class TransactionReader:
         self._stream: StreamedTransaction | None = None
         self._block: list[bytes] = []
         self._counter = RunCounter()
+        self._begun = b""
+        self._numbers = bytearray()
         self._number = 0
         self._marks: list[bytes] = []
         self.idle_end = 0
@@ -125,6 +127,7 @@ class TransactionReader:
     def _control(self, kind: int, message: bytes) -> None:
         if kind == protocol.BEGIN:
             self._open = True
+            self._begun = message
             if self._repeated or self._stamped:
                 self._begin(*protocol.parse_begin(message))
         elif kind == protocol.COMMIT:
@@ -188,6 +191,7 @@ class TransactionReader:
             self._part_at_barrier(end)
         if self._stamped:
             self._marks.append(pack_end(self._number, end, self._time))
+        self._numbers += self._begun[protocol.BEGIN_NUMBER]
         self._transactions += 1
         self._mark = len(self._rows)
         self._end = end
@@ -214,6 +218,7 @@ class TransactionReader:
         part = Part(None if end is None else Position(end), self._time if end else 0.0, transactions)
         if end is not None:
             part.marks, self._marks = self._marks, []
+            part.numbers, self._numbers = bytes(self._numbers), bytearray()
         stamps = self._counter.runs(rows) if self._stamped else {}
         for number, group in _by_relation(rows):
             resolved = self._relations.resolve(self._described[number])
@@ -268,6 +273,7 @@ class TransactionReader:
             if end > self.delivered:
                 number = int.from_bytes(message[1:5]) if self._stamped else None
                 part = Part(Position(end), moment, 1, stream.payloads(self._relations.resolve, number))
+                part.numbers = message[1:5]
                 if number is not None:
                     part.marks.append(pack_end(number, end, moment))
                 if self._put(part):

@@ -110,7 +110,8 @@ class Diversion:
         keys = [schema.stream_names.index(name) for name in schema.key]
         rows = change.rows.to_pylist()
         wanted = [tuple(str(row[names[place]]) for place in keys) for row in rows]
-        found = self._fetch(schema, wanted) if change.origin is None else change.origin.fetch(wanted)
+        origin = change.origin
+        found = self._fetch(schema, wanted, change.told) if origin is None else origin.fetch(wanted)
         log.info("apply.rows_fetched", table=str(schema.table), rows=len(found))
         settled: list[dict[str, object]] = []
         for row, key in zip(rows, wanted, strict=True):

@@ -225,7 +225,9 @@ class TableWriter:
         self, change: NetChange, keys: Sequence[tuple[str, ...]]
     ) -> Mapping[tuple[str, ...], tuple[str | None, ...]]:
         """Read rows from the source by key, as the sync shapes them."""
-        return self._fetch(change.version.schema, keys) if change.origin is None else change.origin.fetch(keys)
+        if change.origin is not None:
+            return change.origin.fetch(keys)
+        return self._fetch(change.version.schema, keys, change.told)
 
     def truncate(self, cursor: psycopg2.extensions.cursor, table: TableId) -> None:
         """Empty a table; one that foreign keys point to cannot be truncated by itself."""

@@ -52,6 +52,7 @@ def test_targets_are_the_statements_results_after_random_changes_and_kills(pipel
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(4))
 def test_targets_are_the_statements_results_after_many_random_changes(pipeline: PipelineHarness, seed: int) -> None:
     """More rounds under several seeds."""

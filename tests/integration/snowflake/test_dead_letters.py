@@ -50,7 +50,7 @@ class Bench:
         made.open()
         self._made.append(made)
         self.destination = made
-        self.room = SnowflakeRoom(made, self.queue, lambda schema, keys: self.source, "test")
+        self.room = SnowflakeRoom(made, self.queue, lambda schema, keys, told=b"", /: self.source, "test")
         return made
 
     def close(self) -> None:

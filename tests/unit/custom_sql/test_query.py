@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from cdc_runner.capture.visibility import hidden_transactions
 from cdc_runner.custom_sql.plan import CustomPlan, bind, find_tables
 from cdc_runner.custom_sql.query import CustomSqlRefused, parse_query
 from cdc_runner.sandbox.session import SandboxSession
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
-from cdc_runner.shaping.visibility import hidden_transactions
 
 
 def _table(name: str, columns: str, *key: str) -> TableSchema:

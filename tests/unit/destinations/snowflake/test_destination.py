@@ -72,7 +72,7 @@ def test_rows_without_a_key_are_counted(snowflake: SnowflakeServer, destination)
 
 
 def test_a_changed_key_is_completed_from_the_source(snowflake: SnowflakeServer):
-    made = destination_of(snowflake, fetch=lambda schema, keys: {keys[0]: ("9", "fetched", "1.00")})
+    made = destination_of(snowflake, fetch=lambda schema, keys, told=b"", /: {keys[0]: ("9", "fetched", "1.00")})
     made.open()
     ready(made, ITEM)
     apply(made, 10, events(ITEM, 10, [("u", None, "1", "a", "1.00")]))

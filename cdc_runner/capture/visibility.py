@@ -47,6 +47,23 @@ def hidden_now(cursor: psycopg2.extensions.cursor, transactions: Iterable[int]) 
     return frozenset(hidden_transactions(row[0], transactions))
 
 
+def wait_until_shown(connection: psycopg2.extensions.connection, transactions: Iterable[int]) -> None:
+    """Wait until every statement from here on sees transactions that the stream has told.
+
+    Args:
+        connection: of which each statement has a snapshot of its own: in autocommit, or READ COMMITTED.
+        transactions: numbers without epoch.
+
+    Raises:
+        RosettaError: SOURCE_UNAVAILABLE, it took too long.
+    """
+    patience = Patience()
+    hidden = frozenset(transactions)
+    with connection.cursor() as cursor:
+        while hidden and (hidden := hidden_now(cursor, hidden)):
+            patience.wait()
+
+
 def hidden_transactions(snapshot: str, transactions: Iterable[int]) -> Iterator[int]:
     """Yield the transactions that a snapshot, given as text, does not show.
 

@@ -68,12 +68,16 @@ def _segments(parts: Sequence[Part], segment_bytes: int, decode: Decode) -> Iter
             table = version.schema.table
             present = gathered.get(table)
             if present is not None and (present[0] is not version or size + payload.size > segment_bytes):
-                yield _decoded(gathered, decode)
+                segment = [_decoded(gathered, decode)]
                 gathered, size = {}, 0
+                # Whoever takes it is the only one to hold it.
+                yield segment.pop()
             gathered.setdefault(table, (version, []))[1].append(payload.read())
             size += payload.size
     if gathered:
-        yield _decoded(gathered, decode)
+        segment = [_decoded(gathered, decode)]
+        gathered = {}
+        yield segment.pop()
 
 
 def _decoded(

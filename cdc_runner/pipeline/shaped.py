@@ -95,6 +95,8 @@ def ahead(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     ready: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(maxsize=1)
     wanted = threading.Event()
     wanted.set()
+    # Large values make large items: only one is computed, or waits, while another is applied.
+    turn = threading.Semaphore(1)
 
     def hand(item: Item | None, error: BaseException | None, *, last: bool) -> None:
         while wanted.is_set():
@@ -106,8 +108,13 @@ def ahead(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
 
     def work() -> None:
         try:
+            turn.acquire()
             for item in make():
                 hand(item, None, last=False)
+                del item
+                while not turn.acquire(timeout=0.1):
+                    if not wanted.is_set():
+                        return
                 if not wanted.is_set():
                     return
             hand(None, None, last=True)
@@ -119,6 +126,7 @@ def ahead(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     try:
         while True:
             item, error, last = ready.get()
+            turn.release()
             if error is not None:
                 raise error
             if last:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from cdc_runner.capture.base import TableChanges, TableVersion
 from cdc_runner.schema import TableId, TableSchema
-from cdc_runner.shaping.tiny import TINY_ROWS, tiny_net
+from cdc_runner.shaping.tiny import TINY_BYTES, TINY_ROWS, tiny_net
 
 
 class NetKind(StrEnum):
@@ -170,7 +170,7 @@ class NetShaper:
             yield replace(change, transactions=transactions, told=told)
 
     def _shape(self, changes: TableChanges) -> Iterator[NetChange]:
-        if changes.rows.num_rows <= TINY_ROWS:
+        if changes.rows.num_rows <= TINY_ROWS and changes.rows.nbytes <= TINY_BYTES:
             net = tiny_net(changes)
             if net is not None:
                 rows, partial, deletes = net

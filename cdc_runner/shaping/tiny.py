@@ -15,6 +15,9 @@ from cdc_runner.capture.base import TableChanges
 TINY_ROWS = 400
 """Up to so many changes of a table the plain loop is the faster way."""
 
+TINY_BYTES = 1 << 20
+"""Up to so many bytes of them: it copies each value a few times."""
+
 
 def tiny_net(changes: TableChanges) -> tuple[pa.Table, bool, bool] | None:
     """Return the rows of a net change, whether some leave values as they are, and whether some take something away.

@@ -17,6 +17,9 @@ _TAIL_BYTES = 16 * 1024
 _ERROR_CLASS = re.compile(r"^\s*(?:[a-z_][\w]*\.)*([A-Z]\w*(?:Error|Exception|Interrupt|Exit|Killed))\b", re.MULTILINE)
 _FATAL = re.compile(r"^(Fatal Python error|# A fatal error has been detected|Killed|MemoryError)\b", re.MULTILINE)
 
+_HEAP_LIMIT = re.compile(r'"heap_megabytes": (\d+)')
+_HEAP_FULL = re.compile(r"^Terminating due to java\.lang\.OutOfMemoryError: Java heap space\s*\Z", re.MULTILINE)
+
 
 def open_log(path: Path) -> int:
     """Return a descriptor that appends to the file; the file is for its owner only. The caller closes it."""
@@ -44,15 +47,31 @@ def rotate(path: Path, *, limit_bytes: int = ROTATE_BYTES, kept: int = KEPT_FILE
     return True
 
 
-def last_error_class(path: Path) -> str | None:
-    """Return the class name of the last error in a log, without its text (which may hold anything)."""
+def _tail(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - _TAIL_BYTES))
-            tail = stream.read().decode("utf-8", "replace")
+            return stream.read().decode("utf-8", "replace")
     except OSError:
+        return ""
+
+
+def exhausted_heap(path: Path) -> int | None:
+    """Return the limit of the JVM's heap in megabytes when the process ended because it was full, else None.
+
+    0 when the log does not tell the limit any more.
+    """
+    tail = _tail(path)
+    if _HEAP_FULL.search(tail) is None:
         return None
+    limits = _HEAP_LIMIT.findall(tail)
+    return int(limits[-1]) if limits else 0
+
+
+def last_error_class(path: Path) -> str | None:
+    """Return the class name of the last error in a log, without its text (which may hold anything)."""
+    tail = _tail(path)
     found = _ERROR_CLASS.findall(tail)
     if found:
         return str(found[-1])

@@ -19,11 +19,13 @@ from cdc_runner.supervisor.child import (
     Child,
     describe_exit,
 )
-from cdc_runner.supervisor.log_file import last_error_class, rotate
+from cdc_runner.supervisor.log_file import exhausted_heap, last_error_class, rotate
 from cdc_runner.supervisor.reconcile import HEALTHY_AFTER_SECONDS, Action, Situation, backoff_seconds, decide
 
 HELD_RETRY_SECONDS = 5.0
 ROTATE_EVERY_SECONDS = 10.0
+HEAP_ENDS = 3
+"""So many ends in a row by a full heap are no accident: the same values come again at each start."""
 
 _log = structlog.get_logger(__name__)
 
@@ -76,6 +78,7 @@ class Worker:
         self._started_at = 0.0
         self._stopping_since: float | None = None
         self._failures = 0
+        self._heap_ends = 0
         self._start_not_before = 0.0
         self._blocked_version: tuple[str, int, datetime] | None = None
         self._held_logged = False
@@ -103,7 +106,7 @@ class Worker:
             self.pipeline = pipeline
             if self._blocked_version is not None and self._blocked_version != pipeline.version:
                 self._blocked_version = None
-                self._failures = 0
+                self._failures = self._heap_ends = 0
                 self._start_not_before = 0.0
 
     def state(self, now: float) -> ProcessState:
@@ -199,7 +202,7 @@ class Worker:
         asked, self._stopping_since = self._stopping_since is not None, None
         self.last_exit = describe_exit(code)
         if now - self._started_at >= HEALTHY_AFTER_SECONDS:
-            self._failures = 0
+            self._failures = self._heap_ends = 0
         if asked:
             _log.info("pipeline.stopped", pipeline=self.pipeline.name, exit=self.last_exit)
             return
@@ -220,10 +223,23 @@ class Worker:
         elif code in (EXIT_STOPPED, EXIT_RETRY):
             # It has written the reason to the config database itself.
             self._back_off(now)
+        elif (limit := exhausted_heap(child.log_path)) is not None:
+            self._judge_heap(limit, now)
         else:
             error = last_error_class(child.log_path)
             reason = f"the pipeline process ended unexpectedly ({describe_exit(code)}{f', {error}' if error else ''})"
             self._fail(now, reason)
+
+    def _judge_heap(self, limit_megabytes: int, now: float) -> None:
+        """Try again a few times after a full heap, for it may have been many values at once; then wait for a person."""
+        self._heap_ends += 1
+        reason = full_heap(limit_megabytes)
+        if self._heap_ends < HEAP_ENDS:
+            self._fail(now, reason)
+            return
+        self._blocked_version = self.pipeline.version
+        self._context.report_crash(self.pipeline.id, f"{reason} Until then it is not started again.")
+        _log.error("pipeline.heap_full", pipeline=self.pipeline.name, heap_megabytes=limit_megabytes)
 
     def _fail(self, now: float, reason: str) -> None:
         self._context.report_crash(self.pipeline.id, reason)
@@ -240,3 +256,14 @@ class Worker:
             seconds=wait_seconds,
             failures=self._failures,
         )
+
+
+def full_heap(limit_megabytes: int) -> str:
+    """Return what to tell of a process whose Java heap was full; 0: its limit is not known."""
+    has = f" of {limit_megabytes} MB" if limit_megabytes else ""
+    wanted = f"to {2 * limit_megabytes} or more" if limit_megabytes else "higher"
+    return (
+        f"the Java heap{has} of the capture engine debezium cannot hold the largest values; set the pipeline's "
+        f"jvm_heap_megabytes {wanted}, or the source's capture_engine to pgoutput. Nothing is lost: the stream goes on "
+        "from its position."
+    )

@@ -20,6 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import psycopg2
+import structlog
 from pydantic import SecretStr
 
 from cdc_runner.capture.assemble import BatchSettings
@@ -83,6 +84,9 @@ def stream_rows(
 def main() -> None:
     order = json.load(sys.stdin)
     from cdc_runner.capture.debezium import engine
+
+    # Standard output is for rows.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
     def changed(*arguments: Any) -> dict[str, str]:
         return {**engine_properties(*arguments), **order["properties"]}

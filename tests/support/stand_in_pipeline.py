@@ -2,8 +2,8 @@
 
     stand_in_pipeline.py DIRECTORY PIPELINE_ID
 
-DIRECTORY/PIPELINE_ID.mode says how it behaves: `run`, `deaf` (ignores SIGTERM), `exit N`, `raise`. What happens to it
-is written to DIRECTORY/PIPELINE_ID.events, one line each: `start PID`, `eof`, `stopped`.
+DIRECTORY/PIPELINE_ID.mode says how it behaves: `run`, `deaf` (ignores SIGTERM), `exit N`, `heap`, `raise`. What
+happens to it is written to DIRECTORY/PIPELINE_ID.events, one line each: `start PID`, `eof`, `stopped`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ def main() -> None:
     note(f"start {os.getpid()}")
     if mode[0] == "exit":
         sys.exit(int(mode[1]))
+    if mode[0] == "heap":
+        os.write(1, b'{"heap_megabytes": 192}\nTerminating due to java.lang.OutOfMemoryError: Java heap space\n')
+        os._exit(3)
     if mode[0] == "raise":
         raise LookupError("the row 4711 holds a secret")
     threading.Thread(target=end_of_input, daemon=True).start()

@@ -17,7 +17,15 @@ import structlog
 from cdc_runner.capture.assemble import BatchSettings, Decode, assemble
 from cdc_runner.capture.base import ChangeBatch, TableVersion
 from cdc_runner.capture.buffer import Part, PartBuffer, Payload
-from cdc_runner.capture.debezium import convert, jvm, lean, row_writer, source_block, text_converter
+from cdc_runner.capture.debezium import (
+    convert,
+    jvm,
+    large_values,
+    lean,
+    row_writer,
+    source_block,
+    text_converter,
+)
 from cdc_runner.capture.debezium.properties import engine_properties
 from cdc_runner.capture.debezium.row_writer import RowWriter
 from cdc_runner.capture.readable import unreadable_columns
@@ -83,6 +91,7 @@ class DebeziumStream:
         marker = convert.new_marker()
         jvm.start(heap_megabytes)
         lean.install()
+        large_values.begin(spill_directory)
         text_converter.install()
         source_block.install()
         row_writer.install()
@@ -103,7 +112,9 @@ class DebeziumStream:
             self._outcome = _reason(error)
         if not self._stopping:
             # `run` returns normally even when the connector could not start: nobody asked for it, so it is a failure.
-            stopped = RosettaError(ErrorKind.CAPTURE_FAILED, f"Debezium stopped: {self._outcome}")
+            full = large_values.CANNOT_SPILL in self._outcome
+            kind = ErrorKind.SPILL_FAILED if full else ErrorKind.CAPTURE_FAILED
+            stopped = RosettaError(kind, f"Debezium stopped: {self._outcome}")
             self._buffer.fail(self._failure or stopped)
 
     def _completed(self, success: bool, message: str | None, error: Any) -> None:

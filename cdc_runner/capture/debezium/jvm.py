@@ -6,7 +6,11 @@ import gc
 import os
 from pathlib import Path
 
+import structlog
+
 from cdc_runner.errors import ErrorKind, RosettaError
+
+log = structlog.get_logger()
 
 _JARS = (
     "connect-api",
@@ -88,6 +92,9 @@ def start(heap_megabytes: int) -> None:
         "-XX:SurvivorRatio=2",
         "-Xss512k",
         "-XX:+UseSerialGC",
+        "-XX:-ShrinkHeapInSteps",
+        "-XX:MinHeapFreeRatio=10",
+        "-XX:MaxHeapFreeRatio=30",
         "-XX:TieredStopAtLevel=1",
         "-XX:ReservedCodeCacheSize=64m",
         "-XX:MaxMetaspaceSize=128m",
@@ -98,6 +105,8 @@ def start(heap_megabytes: int) -> None:
         "-Djava.awt.headless=true",
         f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties')}",
     ]
+    # The supervisor names it when the heap was too small.
+    log.info("jvm.starting", heap_megabytes=heap_megabytes)
     jpype.startJVM(java_library(), *options, classpath=class_path(), convertStrings=False)
     # JPype runs Python's collector after every collection of the JVM, under the lock of the interpreter: 65 ms each
     # time for the modules that are loaded by now. Those stay for ever, so it need not look at them.

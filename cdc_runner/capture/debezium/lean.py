@@ -8,6 +8,9 @@
                   begin; the event at the end, which says it all, stays
     names         the name of a table is quoted and parsed, and that of its topic is looked up, for each event
     settings      `include.unknown.datatypes`, which is on, is parsed for each value
+    texts         a value is decoded from UTF-8 by way of a copy, and encoded again when it leaves the JVM; here each
+                  character of a text is one byte of the server's (ISO 8859-1): one copy, and no decoding. Nobody
+                  between the decoder and the writer of messages looks into a value. Large ones go to a file
     sizes         the size of each event in memory is estimated by a walk through its schema; here it is by its texts
 
 As in `text_converter` the methods are replaced in memory, before their classes are loaded; Debezium's version is
@@ -19,7 +22,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+
+from cdc_runner.capture.debezium import large_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,17 @@ _CHANGES = (
         "io.debezium.connector.postgresql.PostgresConnectorConfig",
         "io.debezium.connector.postgresql.UnchangedToastedReplicationMessageColumn",
         (("includeUnknownDatatypes", "()Z", "{ return true; }"),),
+    ),
+    _Change(
+        "io.debezium.connector.postgresql.connection.pgoutput.PgOutputMessageDecoder",
+        "io.debezium.connector.postgresql.connection.pgoutput.PgOutputRelationMetaData",
+        (
+            (
+                "readColumnValueAsString",
+                "(Ljava/nio/ByteBuffer;)Ljava/lang/String;",
+                f"{{ return {large_values.CLASS_NAME}.text($1); }}",
+            ),
+        ),
     ),
     _Change(
         "io.debezium.pipeline.metrics.DefaultStreamingChangeEventSourceMetrics",
@@ -159,7 +174,8 @@ _CHANGES = (
                                 int width = fields.size();
                                 for (int number = 0; number < width; number++) {{
                                     Object text = row.get((org.apache.kafka.connect.data.Field) fields.get(number));
-                                    if (text instanceof String) size = size + 56L + (long) ((String) text).length();
+                                    if (text instanceof String)
+                                        size = size + 56L + (long) {large_values.CLASS_NAME}.size((String) text);
                                 }}
                             }}
                         }}
@@ -175,7 +191,7 @@ _CHANGES = (
 
 @cache
 def install() -> None:
-    """Change the classes in the running JVM. Call it before any other class of Debezium is used.
+    """Change the classes in the running JVM. Call it before any other class of Debezium is used but `large_values`.
 
     Raises:
         RuntimeError: no JVM runs in this process, or Debezium's classes are not the expected ones, or loaded already.
@@ -184,9 +200,7 @@ def install() -> None:
 
     if not jpype.isJVMStarted():
         raise RuntimeError("start the JVM before its classes are changed")
-    loader: Any = jpype.JClass(_CHANGES[0].neighbour).class_.getClassLoader()
-    pool = jpype.JClass("javassist.ClassPool")()
-    pool.appendClassPath(jpype.JClass("javassist.LoaderClassPath")(loader))
+    pool = large_values.install()
     field = jpype.JClass("javassist.CtField")
     for change in _CHANGES:
         try:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cdc_runner.capture.debezium import large_values
 from cdc_runner.capture.debezium import row_writer_source as java
 
 _NEIGHBOUR = "io.debezium.connector.postgresql.SourceInfo"
@@ -66,7 +67,10 @@ class RowWriter:
 
     def pieces(self, records: Any, start: int, stop: int) -> list[Piece]:
         """Return the row messages of some records of a list, table by table in order of first appearance."""
-        return list(_cut(bytes(self._java.write(records, start, stop))))
+        data = self._java.write(records, start, stop)
+        places, texts = self._java.holePlaces, self._java.holeTexts
+        large = [(int(places.get(number)), str(texts.get(number))) for number in range(places.size())]
+        return list(_cut(data, large))
 
     def schema(self, table: int) -> tuple[str, str, Any]:
         """Return what a number stands for: schema and name of the table, and the value schema of its events."""
@@ -74,14 +78,26 @@ class RowWriter:
         return str(found.schemaName), str(found.tableName), found.schema
 
 
-def _cut(data: bytes) -> Iterator[Piece]:
-    count = int.from_bytes(data[:4], "little")
+def _cut(array: Any, large: Sequence[tuple[int, str]] = ()) -> Iterator[Piece]:
+    data = memoryview(array)
+    count = int.from_bytes(data[:4].tobytes(), "little")
     place = 4 + _HEAD.size * count
     for number in range(count):
         table, messages, size = _HEAD.unpack_from(data, 4 + _HEAD.size * number)
         if messages:
-            yield Piece(table, messages, data[place : place + size])
+            inside = [one for one in large if place < one[0] <= place + size]
+            piece = _filled(data, place, place + size, inside) if inside else data[place : place + size].tobytes()
+            yield Piece(table, messages, piece)
         place += size
+
+
+def _filled(data: memoryview, start: int, stop: int, large: Sequence[tuple[int, str]]) -> bytes:
+    """Return what is between two places, with the large values where they belong."""
+    parts: list[bytes | memoryview] = []
+    for place, text in large:
+        parts += [data[start:place], large_values.read(text)]
+        start = place
+    return b"".join((*parts, data[start:stop]))
 
 
 def builder() -> Any:
@@ -108,8 +124,7 @@ def install() -> None:
     if not jpype.isJVMStarted():
         raise RuntimeError("start the JVM before its classes are made")
     neighbour: Any = jpype.JClass(_NEIGHBOUR).class_
-    pool = jpype.JClass("javassist.ClassPool")()
-    pool.appendClassPath(jpype.JClass("javassist.LoaderClassPath")(neighbour.getClassLoader()))
+    pool = large_values.install()
     try:
         _define(jpype, pool, neighbour, java.TABLE, java.TABLE_FIELDS, java.TABLE_METHODS)
         _define(jpype, pool, neighbour, java.WRITER, java.WRITER_FIELDS, java.WRITER_METHODS)

@@ -16,6 +16,7 @@ TABLE_FIELDS = (
     "public String tableName;",
     # Null for records that are no rows.
     "public String[] names;",
+    "public org.apache.kafka.connect.data.Field[] fields;",
     "public boolean transaction;",
     "public boolean listed;",
     "public byte[] data;",
@@ -31,6 +32,11 @@ TABLE_FIELDS = (
     "public long[] counted;",
     # Whether the last message is a delete of which the create is still to come.
     "public boolean rekeyed;",
+    # Large values that are in files: their places in `data`, the texts that name the files, and bytes of the last
+    # message.
+    "public java.util.ArrayList holePlaces = new java.util.ArrayList();",
+    "public java.util.ArrayList holeTexts = new java.util.ArrayList();",
+    "public int elsewhere;",
 )
 
 TABLE_METHODS = (
@@ -38,7 +44,9 @@ TABLE_METHODS = (
     public void room(int more) {
         long wanted = (long) this.size + (long) more;
         if (wanted > (long) this.data.length) {
-            long grown = Math.max(wanted, Math.min((long) this.data.length * 2L, 2147483600L));
+            // Twice the room while that is little: a large value fills the heap with what it does not need.
+            long spare = Math.min((long) this.data.length, 1048576L);
+            long grown = Math.max(wanted, Math.min((long) this.data.length + spare, 2147483600L));
             byte[] larger = new byte[(int) grown];
             System.arraycopy(this.data, 0, larger, 0, this.size);
             this.data = larger;
@@ -77,13 +85,16 @@ TABLE_METHODS = (
     """,
     """
     public void end() {
-        this.lengths[this.count] = this.size - this.start;
+        this.lengths[this.count] = this.size - this.start + this.elsewhere;
+        this.elsewhere = 0;
         this.count = this.count + 1;
     }
     """,
-    # A value that is no text fails the event: nothing is guessed.
+    # A value that is no text fails the event: nothing is guessed. A text holds a byte of the server's in each character
+    # (`lean`), so it is copied as it is, and a large one let go at once: the record is held until its batch is done.
+    # One that is in a file (`large_values`) stays there, unless the message is to be whole.
     """
-    public void row(int mark, org.apache.kafka.connect.data.Struct row, String unchanged) {
+    public void row(int mark, org.apache.kafka.connect.data.Struct row, String unchanged, boolean whole) {
         int width = this.names.length;
         this.room(3 + 5 * width);
         byte[] out = this.data;
@@ -101,18 +112,26 @@ TABLE_METHODS = (
                 out[place] = (byte) 117;
                 place = place + 1;
             } else {
-                byte[] value = text.getBytes(java.nio.charset.StandardCharsets.UTF_8);
-                int length = value.length;
+                int length = io.debezium.util.RosettaLargeValues.size(text);
+                boolean inside = whole || !io.debezium.util.RosettaLargeValues.kept(text);
                 this.size = place;
-                this.room(length + 5 * (width - number));
+                this.room((inside ? length : 0) + 5 * (width - number));
                 out = this.data;
                 out[place] = (byte) 116;
                 out[place + 1] = (byte) (length >> 24);
                 out[place + 2] = (byte) (length >> 16);
                 out[place + 3] = (byte) (length >> 8);
                 out[place + 4] = (byte) length;
-                System.arraycopy(value, 0, out, place + 5, length);
-                place = place + 5 + length;
+                place = place + 5;
+                if (inside) {
+                    io.debezium.util.RosettaLargeValues.copy(text, length, out, place);
+                    place = place + length;
+                    if (length > 65536) row.put(this.fields[number], null);
+                } else {
+                    this.holePlaces.add((Object) Integer.valueOf(place));
+                    this.holeTexts.add((Object) text);
+                    this.elsewhere = this.elsewhere + length;
+                }
             }
         }
         this.size = place;
@@ -121,6 +140,8 @@ TABLE_METHODS = (
     # Forget what was taken, but for the delete that waits for its create.
     """
     public void clear() {
+        this.holePlaces.clear();
+        this.holeTexts.clear();
         if (this.rekeyed) {
             int kept = this.lengths[this.count - 1];
             System.arraycopy(this.data, this.size - kept, this.data, 0, kept);
@@ -152,6 +173,9 @@ WRITER_FIELDS = (
     "public String unchanged;",
     "public boolean stamped;",
     "private long serial = 1L;",
+    # Of what was written last: places and texts of large values that are to be put in.
+    "public java.util.ArrayList holePlaces = new java.util.ArrayList();",
+    "public java.util.ArrayList holeTexts = new java.util.ArrayList();",
 )
 
 WRITER_METHODS = (
@@ -184,8 +208,11 @@ WRITER_METHODS = (
                 }}
                 java.util.List fields = schema.field("after").schema().fields();
                 String[] names = new String[fields.size()];
-                for (int number = 0; number < names.length; number++)
-                    names[number] = ((org.apache.kafka.connect.data.Field) fields.get(number)).name();
+                found.fields = new org.apache.kafka.connect.data.Field[names.length];
+                for (int number = 0; number < names.length; number++) {{
+                    found.fields[number] = (org.apache.kafka.connect.data.Field) fields.get(number);
+                    names[number] = found.fields[number].name();
+                }}
                 found.names = names;
             }} else {{
                 found.transaction = schema.field("status") != null;
@@ -239,7 +266,7 @@ WRITER_METHODS = (
         if (op == 99 && table.rekeyed && record.headers().lastWithName("__debezium.oldkey") != null) {{
             // c: the second half of an update of the key
             table.data[table.start] = (byte) 85;
-            table.row(78, value.getStruct("after"), this.unchanged);
+            table.row(78, value.getStruct("after"), this.unchanged, true);
             table.lengths[table.count - 1] = table.size - table.start;
             table.rekeyed = false;
             return;
@@ -251,19 +278,20 @@ WRITER_METHODS = (
         }}
         if (op == 99 || op == 114) {{
             table.begin(73, value, this.serial);
-            table.row(78, value.getStruct("after"), this.unchanged);
+            table.row(78, value.getStruct("after"), this.unchanged, false);
             table.end();
         }} else if (op == 117) {{
             table.begin(85, value, this.serial);
             org.apache.kafka.connect.data.Struct before = value.getStruct("before");
-            if (before != null) table.row(79, before, this.unchanged);
-            table.row(78, value.getStruct("after"), this.unchanged);
+            if (before != null) table.row(79, before, this.unchanged, false);
+            table.row(78, value.getStruct("after"), this.unchanged, false);
             table.end();
         }} else if (op == 100) {{
             table.begin(68, value, this.serial);
-            table.row(79, value.getStruct("before"), this.unchanged);
+            boolean rekeyed = record.headers().lastWithName("__debezium.newkey") != null;
+            table.row(79, value.getStruct("before"), this.unchanged, rekeyed);
             table.end();
-            table.rekeyed = record.headers().lastWithName("__debezium.newkey") != null;
+            table.rekeyed = rekeyed;
         }} else if (op == 116) {{
             table.begin(84, value, this.serial);
             table.room(1);
@@ -301,6 +329,8 @@ WRITER_METHODS = (
     """,
     f"""
     public byte[] write(java.util.List records, int from, int to) {{
+        this.holePlaces.clear();
+        this.holeTexts.clear();
         this.records(records, from, to);
         int tables = this.active.size();
         long bytes = 4L;
@@ -308,7 +338,7 @@ WRITER_METHODS = (
             {TABLE} table = ({TABLE}) this.active.get(one);
             int kept = table.rekeyed ? table.lengths[table.count - 1] : 0;
             int runs = this.stamped ? 12 * table.runCount : 0;
-            bytes = bytes + 28L + (long) (4 * table.count) + (long) runs + (long) (table.size - kept);
+            bytes = bytes + 32L + (long) (4 * table.count) + (long) runs + (long) (table.size - kept);
         }}
         byte[] out = new byte[(int) bytes];
         int place = number(out, 0, tables) + 12 * tables;
@@ -334,7 +364,12 @@ WRITER_METHODS = (
             for (int run = 0; run < runs * 3; run++) place = number(out, place, table.runs[run]);
             for (int message = 0; message < count; message++) place = number(out, place, table.lengths[message]);
             System.arraycopy(table.data, 0, out, place, size);
-            place = place + size;
+            for (int hole = 0; hole < table.holePlaces.size(); hole++) {{
+                int inside = ((Integer) table.holePlaces.get(hole)).intValue();
+                this.holePlaces.add((Object) Integer.valueOf(place + inside));
+                this.holeTexts.add(table.holeTexts.get(hole));
+            }}
+            place = number(out, place + size, 0);
             int head = number(out, 4 + 12 * one, table.number);
             head = number(out, head, count);
             number(out, head, place - began);

@@ -225,7 +225,7 @@ class TransactionReader:
             if resolved is not None:
                 runs = stamps.get(number, ())
                 header = HEADER.pack(resolved.layout, PREFIX, len(group), len(runs))
-                piece = header + pack_runs(runs) + pack(group)
+                piece = pack(group, header + pack_runs(runs))
                 part.payloads.append((resolved.version, Payload(piece, len(group))))
         if end is None and not part.payloads:
             return

@@ -9,6 +9,7 @@ A piece holds the row messages of one table as they came, and where each begins:
     …
     lengths uint32 * count
     messages, one behind the other
+    four bytes that say nothing: a length may be read where a value could begin
 
     I relation N tuple                 insert
     U relation [K|O tuple] N tuple     update; K the old key if it changed, O the whole old row (REPLICA IDENTITY FULL)
@@ -37,6 +38,8 @@ from cdc_runner.schema import TableSchema
 
 HEADER = struct.Struct("<IIII")
 RUN_BYTES = 12
+PAD = b"\0\0\0\0"
+"""The end of a piece."""
 
 INSERT, UPDATE, DELETE, TRUNCATE = b"IUDT"
 NEW, KEY, OLD = b"NKO"
@@ -97,10 +100,10 @@ def kinds_of(pieces: Sequence[bytes]) -> Bytes:
     return np.concatenate(found)
 
 
-def pack(messages: Sequence[bytes]) -> bytes:
-    """Return lengths and messages as a piece has them, without its header."""
+def pack(messages: Sequence[bytes], head: bytes = b"") -> bytes:
+    """Return a piece of its header with the runs, and messages; without a head what follows it."""
     lengths = np.fromiter(map(len, messages), dtype=np.uint32, count=len(messages))
-    return lengths.tobytes() + b"".join(messages)
+    return b"".join((head, lengths.tobytes(), *messages, PAD))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +120,19 @@ class _Tuples:
 class Messages:
     """Messages of one layout and the arrays that read them."""
 
-    def __init__(self, prefix: int, lengths: Sequence[npt.NDArray[np.uint32]], bodies: Sequence[bytes | memoryview]):
+    def __init__(self, prefix: int, lengths: Sequence[npt.NDArray[np.uint32]], bodies: Sequence[memoryview]):
         """Args:
         prefix: bytes before a message's first tuple mark.
         lengths: of the messages, body by body.
-        bodies: messages one behind the other.
+        bodies: messages one behind the other, each body with the end of its piece.
         """
         self.prefix = prefix
         sizes = np.concatenate(lengths)
         self.starts: Places = np.zeros(len(sizes), dtype=np.int64)
         np.cumsum(sizes[:-1], out=self.starts[1:])
-        # Four bytes more, so that a length can be read behind the last value before it is known to have one.
-        self.data = b"".join((*bodies, b"\0\0\0\0"))
+        # One body is read where it is: it may be a value of many megabytes.
+        inner = [body[: -len(PAD)] for body in bodies[:-1]]
+        self.data = b"".join((*inner, bodies[-1])) if inner else bodies[0]
         self.bytes: Bytes = np.frombuffer(self.data, dtype=np.uint8)
         # A big-endian number at each byte: numpy reads them where they are, aligned or not.
         self.numbers = np.ndarray((len(self.data) - 3,), dtype=">i4", buffer=self.data, strides=(1,))
@@ -228,6 +232,8 @@ def _rows(layout: Layout, messages: Messages, first: int) -> tuple[pa.Table, boo
 def _column(values: pa.Array, tuples: _Tuples, column: int) -> pa.Array:
     """Return one column of some tuples, NULL where there is no text."""
     width, count = tuples.kinds.shape
+    if count == 1 and tuples.kinds[column, 0] == TEXT:
+        return values.slice(column * 2, 1)
     places = np.arange(column * 2, count * width * 2, width * 2, dtype=np.int64)
     missing = tuples.kinds[column] != TEXT
     return values.take(pa.array(places, mask=missing) if missing.any() else pa.array(places))

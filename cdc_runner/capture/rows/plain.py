@@ -23,6 +23,9 @@ from cdc_runner.capture.rows.columns import (
 PLAIN_MESSAGES = 30
 """Up to so many messages the plain loop is the faster way."""
 
+PLAIN_BYTES = 1 << 20
+"""Up to so many bytes of messages: it copies each value a few times."""
+
 _Cell = tuple[int, str | None]
 _LENGTH = struct.Struct(">i").unpack_from
 
@@ -145,6 +148,7 @@ def rows_of(layouts: Layouts, pieces: Sequence[bytes]) -> pa.Table:
         pieces: in stream order.
     """
     few = sum(HEADER.unpack_from(piece)[2] for piece in pieces) <= PLAIN_MESSAGES
+    few = few and sum(map(len, pieces)) <= PLAIN_BYTES
     return (decode_plainly if few else decode)(layouts, pieces)
 
 

@@ -45,6 +45,9 @@ class BinaryEncoder:
         Raises:
             RosettaError: SPILL_FAILED when there is no room for the file.
         """
+        if rows.nbytes > rows.num_rows * LARGE_ROW_BYTES:
+            yield io.BufferedReader(LargeRows(rows, columns), COPY_BYTES)
+            return
         if rows.num_rows <= TINY_ROWS:
             yield io.BytesIO(tiny_copy(rows, columns))
             return
@@ -77,9 +80,57 @@ def tiny_copy(rows: pa.Table, columns: list[tuple[str, str]]) -> bytes:
     fields = [_FIELDS[type_](rows.column(name).to_pylist()) for name, type_ in columns]
     head = struct.pack("!h", len(columns))
     body = [head + b"".join(row) for row in zip(*fields, strict=True)]
-    return b"PGCOPY\n\xff\r\n\x00" + bytes(8) + b"".join(body) + b"\xff\xff"
+    return _HEAD + b"".join(body) + b"\xff\xff"
 
 
+class LargeRows(io.RawIOBase):
+    """The same stream read piece by piece, without a copy of the rows: values go out of Arrow's memory as they are."""
+
+    def __init__(self, rows: pa.Table, columns: list[tuple[str, str]]) -> None:
+        """Args:
+        rows: the Arrow table.
+        columns: names and PostgreSQL types (text, boolean or bigint).
+        """
+        super().__init__()
+        self._pieces = _pieces(rows, columns)
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill a buffer as far as the present piece does; 0 at the end."""
+        while not self._piece:
+            following = next(self._pieces, None)
+            if following is None:
+                return 0
+            self._piece = following
+        room = memoryview(buffer)
+        size = min(len(room), len(self._piece))
+        room[:size] = self._piece[:size]
+        self._piece = self._piece[size:]
+        return size
+
+
+def _pieces(rows: pa.Table, columns: list[tuple[str, str]]) -> Iterator[memoryview]:
+    yield memoryview(_HEAD)
+    head = struct.pack("!h", len(columns))
+    for place in range(rows.num_rows):
+        small = head
+        for name, type_ in columns:
+            value = rows.column(name)[place]
+            if type_ == "text" and value.is_valid:
+                text = value.as_buffer()
+                yield memoryview(small + struct.pack("!i", text.size))
+                yield memoryview(text).cast("B")
+                small = b""
+            else:
+                small += _FIELDS[type_]([value.as_py()])[0]
+        yield memoryview(small)
+    yield memoryview(b"\xff\xff")
+
+
+_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _NULL = b"\xff\xff\xff\xff"
 
 
@@ -104,6 +155,12 @@ _FIELDS: dict[str, Callable[[list[Any]], list[bytes]]] = {
 
 TINY_ROWS = 200
 """Up to so many rows the plain loop is faster than a statement of DuckDB."""
+
+LARGE_ROW_BYTES = 1 << 14
+"""Rows larger than this on average go out as they are: a loop over them costs little beside copies of them."""
+
+COPY_BYTES = 1 << 18
+"""How much is read from such rows at once."""
 
 
 @contextmanager

@@ -45,12 +45,33 @@ def write(connection: psycopg2.extensions.connection, chance: random.Random) -> 
         with connection, connection.cursor() as cursor:
             for _ in range(chance.randint(1, 12)):
                 change(cursor, chance, chance.choice(TABLES), big)
+    write_large(connection)
     with connection, connection.cursor() as cursor:
         # Deletes and inserts that look like a changed key, and a changed key that leaves a value out.
         cursor.execute("INSERT INTO plain SELECT i, 'x', " + big + " FROM generate_series(1001, 1020) i")
         cursor.execute("DELETE FROM plain WHERE id = 1001")
         cursor.execute("INSERT INTO plain VALUES (1030, 'y', 'small')")
         cursor.execute("UPDATE plain SET id = id + 100 WHERE id BETWEEN 1002 AND 1020")
+
+
+def write_large(connection: psycopg2.extensions.connection) -> None:
+    """Write values that are too large for Debezium's heap to hold them for long, under keys that change as well."""
+    huge = "repeat('é😀x', 200000)"
+    statements = (
+        f"INSERT INTO whole VALUES (9001, {huge}, {huge} || '1')",
+        f"INSERT INTO plain VALUES (9001, {huge} || '2', 'small'), (9002, NULL, {huge} || '3')",
+        f"INSERT INTO keyless VALUES (9001, 'x', {huge} || '4')",
+        "UPDATE whole SET id = 9002 WHERE id = 9001",
+        f"UPDATE plain SET id = 9003, big = {huge} || '5' WHERE id = 9002",
+        "UPDATE plain SET id = 9004 WHERE id = 9001",
+        "UPDATE whole SET big = 'small' WHERE id = 9002",
+        "DELETE FROM keyless WHERE id = 9001",
+        "DELETE FROM whole WHERE id = 9002",
+    )
+    for number in range(0, len(statements), 3):
+        with connection, connection.cursor() as cursor:
+            for statement in statements[number : number + 3]:
+                cursor.execute(statement)
 
 
 def change(cursor: psycopg2.extensions.cursor, chance: random.Random, table: str, big: str) -> None:

@@ -214,6 +214,22 @@ def test_a_process_that_needs_a_person_waits_for_a_change(stage: Stage) -> None:
     stage.wait_started(pipeline, 2, timeout=5)
 
 
+def test_a_java_heap_that_is_too_small_is_named_and_waits_for_a_change(stage: Stage) -> None:
+    """It was started again and again, with nothing but an exit code to tell."""
+    pipeline = stage.add("large", mode="heap")
+    runner = stage.runner()
+    wait_for(lambda: stage.health(runner)[1]["pipelines"][0]["process"] == "blocked", 60, "the pipeline to be blocked")
+    assert len(stage.starts(pipeline)) == 3
+    wait_for(lambda: "not started again" in (stage.metadata(pipeline) or ("", ""))[1], 20, "the reason")
+    state, reason = stage.metadata(pipeline) or ("", "")
+    assert state == "ERROR"
+    assert "192 MB" in reason
+    assert "jvm_heap_megabytes to 384" in reason
+    stage.mode(pipeline, "run")
+    stage.database.execute("UPDATE pipelines SET generation = generation + 1 WHERE id = %s", (pipeline,))
+    stage.wait_started(pipeline, 4)
+
+
 def test_a_killed_supervisor_leaves_no_process_behind(stage: Stage) -> None:
     pipelines = [stage.add("one"), stage.add("two", mode="deaf")]
     runner = stage.runner()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,24 @@ def test_each_table_gets_its_piece_and_an_empty_one_is_left_out() -> None:
         (4, 1, piece(4, [INSERT])),
         (9, 2, piece(9, [DELETE, INSERT])),
     ]
+
+
+def test_large_values_are_put_where_they_belong(tmp_path: Path) -> None:
+    """One at the end of a piece, two in the next, none in the last."""
+    values = {f"~large-1~{len(text)}:{tmp_path}/{text[:1]}:~.part": text for text in ("aaaa", "bbbbb", "ccc")}
+    for name, text in values.items():
+        Path(name.split(":", 1)[1]).write_text(text)
+    names = list(values)
+    pieces = [(7, b"<1><|"), (8, b"<2|><3|>"), (9, b"<4>")]
+    heads = b"".join(struct.pack("<III", table, 1, len(data.replace(b"|", b""))) for table, data in pieces)
+    body = b"".join(data for _, data in pieces)
+    start = 4 + len(heads)
+    places = [
+        start + place - number for number, place in enumerate(i for i, sign in enumerate(body) if sign == ord("|"))
+    ]
+    whole = struct.pack("<I", 3) + heads + body.replace(b"|", b"")
+    found = list(row_writer._cut(whole, list(zip(places, names, strict=True))))
+    assert [one.data for one in found] == [b"<1><aaaa", b"<2bbbbb><3ccc>", b"<4>"]
 
 
 @pytest.mark.parametrize("count", [1, 100])

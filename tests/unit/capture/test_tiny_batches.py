@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from pathlib import Path
 
@@ -78,4 +79,8 @@ def test_binary_copy_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(encode, "TINY_ROWS", 0)
     with encoder.encoded(rows, columns) as file:
         assert file.read() == small
+    monkeypatch.setattr(encode, "LARGE_ROW_BYTES", 0)
+    with encoder.encoded(rows.slice(0, 3), columns) as file:
+        assert isinstance(file, io.BufferedReader)
+        assert b"".join(iter(lambda: file.read(7), b"")) == small
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cdc_runner.supervisor.log_file import last_error_class, open_log, rotate
+from cdc_runner.supervisor.log_file import exhausted_heap, last_error_class, open_log, rotate
 
 
 def test_rotation_keeps_a_writer_that_has_the_file_open(tmp_path: Path) -> None:
@@ -48,6 +48,26 @@ def test_the_class_of_the_last_error_is_told_without_its_text(tmp_path: Path, te
     path = tmp_path / "a.log"
     path.write_text(text)
     assert last_error_class(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            '{"heap_megabytes": 64}\n{"heap_megabytes": 192}\n'
+            "Terminating due to java.lang.OutOfMemoryError: Java heap space\n",
+            192,
+        ),
+        ("Terminating due to java.lang.OutOfMemoryError: Java heap space", 0),
+        ('{"heap_megabytes": 64}\nTerminating due to java.lang.OutOfMemoryError: Metaspace\n', None),
+        ("Terminating due to java.lang.OutOfMemoryError: Java heap space\nstarted again\n", None),
+        ("", None),
+    ],
+)
+def test_a_full_heap_is_told_by_the_last_words(tmp_path: Path, text: str, expected: int | None) -> None:
+    path = tmp_path / "a.log"
+    path.write_text(text)
+    assert exhausted_heap(path) == expected
 
 
 def test_a_missing_log_has_no_error(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ class NetShaper:
         self._connection = duckdb.connect(
             config={"threads": "1", "autoinstall_known_extensions": "false", "python_enable_replacements": "false"}
         )
+        self._told = b""
 
     def shape(self, changes: TableChanges, told: bytes = b"") -> Iterator[NetChange]:
         """Yield the net changes of one table in one segment, to be applied in order; mostly there is one.
@@ -165,9 +166,14 @@ class NetShaper:
             changes: of the table.
             told: numbers of the transactions of the batch.
         """
+        # Given to each change where it is made: `replace` takes as long as all else of a small one.
+        self._told = told
         transactions = transactions_of(changes.rows)
+        if not transactions:
+            yield from self._shape(changes)
+            return
         for change in self._shape(changes):
-            yield replace(change, transactions=transactions, told=told)
+            yield replace(change, transactions=transactions)
 
     def _shape(self, changes: TableChanges) -> Iterator[NetChange]:
         if changes.rows.num_rows <= TINY_ROWS and changes.rows.nbytes <= TINY_BYTES:
@@ -175,7 +181,8 @@ class NetShaper:
             if net is not None:
                 rows, partial, deletes = net
                 kind = NetKind.MERGE if changes.version.schema.key else NetKind.MULTISET
-                yield NetChange(kind, changes.version, False, rows, partial, deletes, changes.rows.num_rows)
+                events = changes.rows.num_rows
+                yield NetChange(kind, changes.version, False, rows, partial, deletes, events, told=self._told)
                 return
         connection = self._connection
         connection.register("changes", changes.rows)
@@ -185,7 +192,9 @@ class NetShaper:
                 if changes.version.schema.key:
                     rows = self._last_rows(changes)
                     count, updates = changes.rows.num_rows, changes.only_updates
-                    yield NetChange(NetKind.MERGE, changes.version, False, rows, False, deletes, count, updates)
+                    yield NetChange(
+                        NetKind.MERGE, changes.version, False, rows, False, deletes, count, updates, told=self._told
+                    )
                     return
                 yield self._net(changes.version, (-1, None), False, False, deletes, changes.rows.num_rows)
                 return
@@ -225,7 +234,7 @@ class NetShaper:
             statement, kind = (_filled if marked else _last)(width, keys, where), NetKind.MERGE
         rows = self._connection.execute(statement).to_arrow_table()
         partial = marked and kind is NetKind.MERGE and rows.column("x").null_count < rows.num_rows
-        return NetChange(kind, version, truncate, rows, partial, deletes, events)
+        return NetChange(kind, version, truncate, rows, partial, deletes, events, told=self._told)
 
     def _last_rows(self, changes: TableChanges) -> pa.Table:
         """Return the last row of each key, of events that carry every value.
@@ -251,7 +260,7 @@ class NetShaper:
         keys = [f"k{place}" for place in range(len(version.schema.key))]
         statement = f"SELECT x, {', '.join(columns + keys)} FROM changes WHERE ord = {ord_}"
         rows = self._connection.execute(statement).to_arrow_table()
-        return NetChange(NetKind.MOVE, version, False, rows, True, False, 0)
+        return NetChange(NetKind.MOVE, version, False, rows, True, False, 0, told=self._told)
 
     def close(self) -> None:
         """Free the connection's memory."""

@@ -18,7 +18,7 @@ from cdc_runner.catalog.repositories import list_destinations, list_pipelines, l
 from cdc_runner.catalog.settings import parse_pipeline_settings
 from cdc_runner.catalog.shape_entry import shown_shape
 from cdc_runner.catalog.table_entry import TableEntry
-from cdc_runner.errors import RosettaError
+from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.spec import MaskKind, TableShape
 
 
@@ -120,6 +120,7 @@ def _apply_destinations(run: Application, pipeline: Pipeline, entry: PipelineEnt
         )
     }
     for one in entry.destinations:
+        _refuse_custom_sql(pipeline.name, one, destinations[one.destination].type)
         row = stored.get(one.destination)
         created = row is None
         if row is None:
@@ -133,6 +134,21 @@ def _apply_destinations(run: Application, pipeline: Pipeline, entry: PipelineEnt
         run.plan.changes.append(Change("pipeline destination", f"{pipeline.name}/{one.destination}", action, fields))
         if fields:
             _apply_tables(run.session, row, one.table_entries)
+
+
+def _refuse_custom_sql(pipeline: str, entry: PipelineDestinationEntry, kind: str) -> None:
+    """Rows of custom SQL are computed in the transaction that stores them, which Snowflake's streaming has not.
+
+    Raises:
+        RosettaError: CONFIG_INVALID, naming the table.
+    """
+    shaped = [one.table for one in entry.table_entries if one.shape.custom_sql is not None]
+    if shaped and kind != "postgres":
+        raise RosettaError(
+            ErrorKind.CONFIG_INVALID,
+            f"pipeline {pipeline}, destination {entry.destination}, table {shaped[0]}: custom_sql is for PostgreSQL "
+            "destinations: its rows are computed in the transaction that stores them",
+        )
 
 
 def _shown_wanted(entry: PipelineDestinationEntry) -> str:

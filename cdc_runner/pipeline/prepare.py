@@ -200,7 +200,7 @@ def _check_modes(each: Attached) -> None:
             raise RosettaError(
                 ErrorKind.CONFIG_INVALID,
                 f"destination {each.destination.name}: table {sync.source} has custom SQL, "
-                "which this type of destination cannot do",
+                "which is for PostgreSQL destinations: its rows are computed in the transaction that stores them",
             )
 
 

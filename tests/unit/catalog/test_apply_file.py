@@ -480,3 +480,9 @@ def test_a_wrong_channel_is_named_and_nothing_is_changed(
     apply(CHANNELS)
     with pytest.raises(RosettaError, match=r"notifications\.ops\.type: cannot change from webhook to slack"):
         apply("notifications: {ops: {type: slack, url: {env: HOOK_URL}}}")
+
+
+def test_custom_sql_for_snowflake_is_refused_by_name(apply: Apply) -> None:
+    entry = '      - destination: lake\n        tables: [{table: public.orders, custom_sql: "SELECT id FROM orders"}]\n'
+    with pytest.raises(RosettaError, match=r"destination lake, table public\.orders: custom_sql is for PostgreSQL"):
+        apply(SHOP + entry)

@@ -49,10 +49,30 @@ def check_snowflake(
         _check_rights(session, address, found)
         _check_grants(session, address, found)
         _check_tables(session, syncs, schemas, found)
+        _check_left_over(session, syncs, found)
     except RosettaError as error:
         found.failure("checks", error)
     finally:
         session.close()
+
+
+def _check_left_over(session: Session, syncs: Sequence[ResolvedSync], found: Findings) -> None:
+    """Name what is still there of tables that are not fed any more."""
+    objects, fed = session.objects, {sync.target for sync in syncs}
+    if not objects.columns(session.store.table):
+        return
+    for known in session.store.tables():
+        made = objects.names(known.sync)
+        if known.sync.target in fed or not objects.columns(made.landing):
+            continue
+        found.warning(
+            "left_over",
+            f"table {known.sync.target} is not fed any more, and {made.landing.name} is still there with "
+            f"{objects.unmerged(known.sync)} rows that are not merged",
+            "Start the pipeline: it merges these rows and removes what it made; why it could not is in its log "
+            "(snowflake.left_over). To give the rows up: "
+            f"DROP TASK {made.task.quoted}; DROP STREAM {made.stream.quoted}; DROP TABLE {made.landing.quoted};",
+        )
 
 
 def _check_account(session: Session, address: SnowflakeAddress, found: Findings) -> bool:

@@ -6,7 +6,9 @@ from contextlib import closing
 
 import pytest
 
+from cdc_runner.reconcile.result import TableOutcome
 from cdc_runner.schema import TableId
+from tests.integration.snowflake.test_reconcile import verify
 from tests.support.sample_databases import VARIABLE, dumps, restore
 from tests.support.snowduck_pipeline import DuckPipeline
 
@@ -64,4 +66,8 @@ def test_a_sample_database_ends_equal(duck_pipeline: DuckPipeline, name: str) ->
     pipeline.assert_landed_once()
     pipeline.duck.run_tasks()
     pipeline.assert_same(pipeline.duck.query)
+    report = verify(pipeline)
+    assert {str(one.source): one.outcome for one in report.tables} == dict.fromkeys(
+        map(str, tables), TableOutcome.EQUAL
+    ), report.as_json()
     assert not pipeline.duck.failed

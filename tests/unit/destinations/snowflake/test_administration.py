@@ -133,6 +133,9 @@ def test_a_table_that_is_not_fed_any_more_keeps_its_target_alone(snowflake: Snow
     snowflake.sql.refuse = "MERGE INTO" if mode is not SyncMode.HISTORY else 'INSERT INTO "ANALYTICS"."SHOP"."ITEM"'
     made.let_go({TableId("SHOP", "log")})
     assert snowflake.sql.query('SELECT count(*) FROM "ANALYTICS"."SHOP"."LANDING_ITEM"') == [(3,)]
+    left_over = [one for one in examined(address_of(snowflake), LOG).items if one.check == "left_over"]
+    assert len(left_over) == 1 and "LANDING_ITEM is still there with 3 rows" in left_over[0].what
+    assert 'DROP TASK "ANALYTICS"."SHOP"."ROSETTA_MERGE_ITEM";' in left_over[0].solution
     snowflake.sql.refuse = None
     assert set(snowflake.violations) == {"refused as asked"}
     snowflake.violations.clear()
@@ -141,6 +144,7 @@ def test_a_table_that_is_not_fed_any_more_keeps_its_target_alone(snowflake: Snow
     made.let_go({TableId("SHOP", "log")})
     left = {name for (name,) in snowflake.sql.query("SELECT table_name FROM duckdb_tables()")}
     assert {"ITEM", "LANDING_LOG"} <= left and "LANDING_ITEM" not in left
+    assert not [one for one in examined(address_of(snowflake), LOG).items if one.check == "left_over"]
     assert [name.split(".")[-1] for name in snowflake.sql.tasks] == ['"ROSETTA_MERGE_LOG"']
     assert not any("ITEM" in name for _, name in snowflake.channels)
     rows = snowflake.sql.query('SELECT count(*) FROM "ANALYTICS"."SHOP"."ITEM"')

@@ -42,6 +42,7 @@ def check_server(connection: Connection, spec: SourceSpec, found: Findings, *, s
     _check_free_places(connection, found, slot)
     _check_slot(slot, spec, found, streamed=streamed, held=held)
     _check_retention(connection, found)
+    _check_standbys(connection, found)
 
 
 def _version(number: int) -> str:
@@ -190,6 +191,19 @@ def _check_retention(connection: Connection, found: Findings) -> None:
             "idle_replication_slot_timeout",
             f"a slot that nobody reads for {timeout} is lost",
             "Pause pipelines for less than that, or: ALTER SYSTEM SET idle_replication_slot_timeout = 0;"
+            " SELECT pg_reload_conf();",
+        )
+
+
+def _check_standbys(connection: Connection, found: Findings) -> None:
+    """A commit that waits for the pipeline's own reader is not visible to it: a row that it has to read never comes."""
+    names = setting(connection, "synchronous_standby_names") or ""
+    if "*" in names:
+        found.warning(
+            "synchronous_standby_names",
+            "commits may wait for the pipeline itself, which the server counts as a synchronous standby: it stands "
+            "still when it has to read a row of such a commit",
+            "Name the standbys in place of *: ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (...)';"
             " SELECT pg_reload_conf();",
         )
 

@@ -9,7 +9,10 @@ from contextlib import closing
 
 import pytest
 
+from cdc_runner.custom_sql.types import lookup_kind
+from cdc_runner.destinations.postgres.lookups import PostgresLookups
 from cdc_runner.doctor.run import examine
+from cdc_runner.schema import TableId
 from cdc_runner.spec import DestinationSpec, PipelineSpec, SourceSpec, TableShape, TableSync
 from tests.integration.custom_sql.test_custom_sql import compare
 from tests.support.pipelines import PipelineHarness
@@ -147,6 +150,30 @@ def test_a_changed_lookup_reaches_a_row_with_its_next_change(pipeline: PipelineH
     pipeline.ensure_running()
     pipeline.wait_caught_up(revive=True)
     compare(pipeline, _at_source())
+
+
+def test_only_the_wanted_keys_are_read(target_database: Database) -> None:
+    """By probes of the key's index, whatever its type, and without statistics of the table."""
+    target_database.execute(
+        "CREATE TABLE big (a int, b char(9), c varchar(9), d uuid, e date, f numeric(9,2), note text, "
+        "PRIMARY KEY (a, b, c, d, e, f)) WITH (autovacuum_enabled = off);"
+        "INSERT INTO big SELECT i, 'b' || i, 'c' || i, md5(i::text)::uuid, '2024-01-01'::date + i, i / 4.0, 'n' || i "
+        "FROM generate_series(1, 20000) i"
+    )
+    with closing(target_database.connect()) as connection, connection.cursor() as cursor:
+        connection.autocommit = False
+        table = TableId("public", "big")
+        lookups = PostgresLookups(cursor)
+        schema = lookups.schemas([table, TableId("public", "none")])[table]
+        cursor.execute("SELECT a::text, b, c, d::text, e::text, f::text FROM big WHERE a % 8 = 0 ORDER BY a")
+        keys = cursor.fetchall()
+        cursor.execute("SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'big'")
+        before = cursor.fetchall()
+        kinds = [str(lookup_kind(schema.column(name))) for name in schema.key]
+        found = lookups.rows(schema, ["note", "a"], kinds, [*keys, *keys[:5], ("1", "no", *keys[0][2:])])
+        assert found == [("n" + key[0], key[0]) for key in keys]
+        cursor.execute("SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'big'")
+        assert cursor.fetchall() == before
 
 
 @pytest.fixture

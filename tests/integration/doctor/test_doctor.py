@@ -143,6 +143,7 @@ def test_settings_of_the_server_are_checked(own_servers: Any, target_database: D
     server.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1GB'")
     server.execute("ALTER SYSTEM SET idle_replication_slot_timeout = '1h'")
     server.execute("ALTER SYSTEM SET wal_level = 'replica'")
+    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (*)'")
     server.stop()
     server.start()
     report = examine(pipeline)
@@ -150,7 +151,7 @@ def test_settings_of_the_server_are_checked(own_servers: Any, target_database: D
     (finding,) = problems(report)
     assert "ALTER SYSTEM SET wal_level = 'logical'" in finding.solution
     warned = {one.check for one in report.findings if one.level == "warning"}
-    assert "idle_replication_slot_timeout" in warned
+    assert {"idle_replication_slot_timeout", "synchronous_standby_names"} <= warned
     assert "max_slot_wal_keep_size" not in warned
 
 

@@ -132,3 +132,23 @@ def test_columns_say_where_they_come_from() -> None:
         "who": [TableColumnDep(customers, "name"), TableColumnDep(orders, "email")],
     }
     assert {dep.asset_key for dep in computed.deps} == {orders, customers} and customers in specs
+
+
+def test_a_lookup_at_the_destination_is_told_and_is_no_table_of_the_source() -> None:
+    """A table of the source has the same name; the looked-up columns are not its."""
+    schema = {"columns": [{"name": name, "type_text": "text"} for name in ("id", "code")]}
+    sql = "SELECT o.id, r.code, o.id || r.code AS both FROM orders o JOIN destination.public.orders r ON r.id = o.code"
+    row: dict[str, object] = {
+        "pipeline": "p", "destination": "w", "destination_type": "postgres", "destination_database": "d",
+        "source_schema": "public", "source_table": "orders", "target_schema": "public", "target_table": "t", "tags": [],
+        "schema_table": schema, "filter_sql": None, "custom_sql": sql, "shape": {}, "known": None,
+    }  # fmt: skip
+    pipelines = [{"name": "p", "source": "s", "source_database": "d", "capture_engine": "pgoutput"}]
+    spec = specs_of(snapshot_of_rows(pipelines, [row], "f"))[table_key("p", "w", "public", "t")]
+    orders = source_table_key("s", "public", "orders")
+    assert spec.metadata["dagster/column_lineage"].value.deps_by_column == {
+        "id": [TableColumnDep(orders, "id")],
+        "both": [TableColumnDep(orders, "id")],
+    }
+    assert {dep.asset_key for dep in spec.deps} == {orders}
+    assert "looked up in public.orders of the destination" in str(spec.description)

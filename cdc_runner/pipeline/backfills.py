@@ -139,7 +139,13 @@ class BackfillKeeper:
         destination = place.applier.destination
         if place.noted or not isinstance(destination, PostgresDestination) or place.applier.status.detached:
             return
-        for rebuild, kept in kept_at(destination, self._spec.name).items():
+        try:
+            found = kept_at(destination, self._spec.name)
+        except RosettaError as error:
+            # It is away, and tells after the next start of the stream; other destinations are not to wait for it.
+            log.warning("rebuild.kept_not_read", destination=destination.name, error=str(error))
+            found = {}
+        for rebuild, kept in found.items():
             self._call(lambda session, one=rebuild, table=kept: note_kept(session, one, table))  # type: ignore[misc]
         place.noted = True
 

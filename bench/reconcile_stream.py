@@ -97,6 +97,8 @@ def _compared(pipeline: Pipeline, rows: int, changes: int, verifies: int) -> dic
             "upserted": repaired.upserted_rows,
             "deleted": repaired.deleted_rows,
             "outcome": repaired.outcome.value,
+            "refused": repaired.refused,
+            "after": None if repaired.after is None else _shown(repaired.after),
         },
     }
 

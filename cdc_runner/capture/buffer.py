@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,10 +144,13 @@ class PartBuffer:
             self._changed.notify_all()
             return True
 
-    def take(self, max_events: int, max_bytes: int, barriers: Iterable[Position], wait_seconds: float) -> list[Part]:
+    def take(
+        self, max_events: int, max_bytes: int, barriers: Callable[[], Iterable[Position]], wait_seconds: float
+    ) -> list[Part]:
         """Return parts that end with a complete transaction, as many as are there within the limits, or none in time.
 
-        At least one complete run is returned whatever its size; parts are not joined across a barrier.
+        At least one complete run is returned whatever its size; parts are not joined across a barrier. The barriers are
+        asked for once there are parts: one may come while they are waited for.
 
         Raises:
             BaseException: what `fail` was given, after everything complete was taken.
@@ -159,7 +162,7 @@ class PartBuffer:
                 if self._error is not None:
                     raise self._error
                 return []
-            return self._pop(max_events, max_bytes, sorted(barriers))
+            return self._pop(max_events, max_bytes, sorted(barriers()))
 
     def _pop(self, max_events: int, max_bytes: int, barriers: list[Position]) -> list[Part]:
         taken: list[Part] = []

@@ -208,7 +208,7 @@ class DebeziumStream:
     def batches(self) -> Iterator[ChangeBatch]:
         """See `ChangeStream.batches`."""
         while not self._buffer.closed:
-            parts = self._buffer.take(self._settings.max_events, self._settings.max_bytes, self._barriers, 0.5)
+            parts = self._buffer.take(self._settings.max_events, self._settings.max_bytes, lambda: self._barriers, 0.5)
             if parts:
                 yield assemble(parts, self._settings.segment_bytes, self._decoding(parts))
 

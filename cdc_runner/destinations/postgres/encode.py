@@ -45,7 +45,7 @@ class BinaryEncoder:
         Raises:
             RosettaError: SPILL_FAILED when there is no room for the file.
         """
-        if rows.nbytes > rows.num_rows * LARGE_ROW_BYTES:
+        if rows.nbytes > rows.num_rows * max(LARGE_ROW_BYTES, LARGE_VALUE_BYTES * len(columns)):
             yield io.BufferedReader(LargeRows(rows, columns), COPY_BYTES)
             return
         if rows.num_rows <= TINY_ROWS:
@@ -158,6 +158,9 @@ TINY_ROWS = 200
 
 LARGE_ROW_BYTES = 1 << 14
 """Rows larger than this on average go out as they are: a loop over them costs little beside copies of them."""
+
+LARGE_VALUE_BYTES = 1 << 10
+"""Their values have to be larger than this on average: the loop goes over values."""
 
 COPY_BYTES = 1 << 18
 """How much is read from such rows at once."""

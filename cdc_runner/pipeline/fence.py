@@ -79,7 +79,7 @@ class _Fence:
         """See `FencePoint.reached`."""
         prepared = self._prepared.get(applier.pipeline_destination_id)
         if prepared is None:
-            reason = "destinations of its type cannot be compared in this version"
+            reason = "it is away, so that it cannot be held at the position"
             self.answers.put((applier.pipeline_destination_id, fences.Answer(None, error=reason)))
             return
         began = time.monotonic()

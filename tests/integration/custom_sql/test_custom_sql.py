@@ -79,7 +79,7 @@ def run_random_changes(pipeline: PipelineHarness, seed: int, rounds: int) -> Non
         elif number % 3 == 2:
             pipeline.kill()
             pipeline.ensure_running()
-        pipeline.wait_caught_up(revive=True)
+        pipeline.wait_caught_up(timeout=240, revive=True)
         compare(pipeline)
 
 

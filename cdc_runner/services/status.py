@@ -47,20 +47,7 @@ def read_status(session: Session, pipeline: str | None = None) -> dict[str, Any]
     open_backfills = listed(session, open_only=True, limit=1000)
     letters = read_dead_letters(session)
     return {
-        "runners": [
-            {
-                "runner": row.runner_id,
-                "host": row.host,
-                "pid": row.pid,
-                "state": row.state,
-                "health_port": row.health_port,
-                "version": row.version,
-                "started_at": row.started_at.isoformat(),
-                "heartbeat_at": row.heartbeat_at.isoformat(),
-                "last_error": row.last_error,
-            }
-            for row in live_runners(session)
-        ],
+        "runners": _runners(session),
         "pipelines": [
             {
                 **_pipeline(one, metadata.get(one.id), alive=one.id in live),
@@ -85,6 +72,23 @@ def read_status(session: Session, pipeline: str | None = None) -> dict[str, Any]
             if pipeline is None or one.name == pipeline
         ],
     }
+
+
+def _runners(session: Session) -> list[dict[str, Any]]:
+    return [
+        {
+            "runner": row.runner_id,
+            "host": row.host,
+            "pid": row.pid,
+            "state": row.state,
+            "health_port": row.health_port,
+            "version": row.version,
+            "started_at": row.started_at.isoformat(),
+            "heartbeat_at": row.heartbeat_at.isoformat(),
+            "last_error": row.last_error,
+        }
+        for row in live_runners(session)
+    ]
 
 
 def _pipeline(pipeline: Pipeline, metadata: PipelineMetadata | None, *, alive: bool) -> dict[str, Any]:
@@ -136,6 +140,27 @@ def _destination(
         "reported_at": offset.updated_at.isoformat() if offset else None,
         "rows_applied": sum(sync.applied_rows for sync in tables),
         "rows_loaded": sum(sync.loaded_rows for sync in tables),
+        **_letters(letters),
+        "load": _load(tables, chunks),
+        "backfills": dict(backfills),
+        "open_backfills": open_backfills,
+        "last_error": row.error_message,
+        "last_error_at": row.last_error_at.isoformat() if row.last_error_at else None,
+        "table_errors": [
+            {"table": f"{sync.source_schema}.{sync.source_table}", "error": sync.error_message}
+            for sync in tables
+            if sync.is_error
+        ],
+        "excluded_tables": [
+            {"table": f"{sync.source_schema}.{sync.source_table}", "reason": sync.load_state_reason}
+            for sync in tables
+            if sync.load_state == "EXCLUDED"
+        ],
+    }
+
+
+def _letters(letters: DestinationLetters) -> dict[str, Any]:
+    return {
         "dead_letters": letters.entries,
         "dead_letter_keys": letters.keys,
         "dead_letters_lost": letters.lost,
@@ -153,21 +178,6 @@ def _destination(
                 "reason": one.reason,
             }
             for one in letters.tables
-        ],
-        "load": _load(tables, chunks),
-        "backfills": dict(backfills),
-        "open_backfills": open_backfills,
-        "last_error": row.error_message,
-        "last_error_at": row.last_error_at.isoformat() if row.last_error_at else None,
-        "table_errors": [
-            {"table": f"{sync.source_schema}.{sync.source_table}", "error": sync.error_message}
-            for sync in tables
-            if sync.is_error
-        ],
-        "excluded_tables": [
-            {"table": f"{sync.source_schema}.{sync.source_table}", "reason": sync.load_state_reason}
-            for sync in tables
-            if sync.load_state == "EXCLUDED"
         ],
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -161,33 +161,37 @@ def plan_columns(shape: TableShape, schema: TableSchema, mask_key: SecretStr | N
         # A generated column is computed at the target from columns that may be others there, or masked.
         if (not touched if column.generated else column.name in chosen)
     )
-    if history:
-        # Rows of former times have no value in a column that is new, whatever those of the table have.
-        columns = tuple(replace(one, not_null=False, default=None, missing_value=None) for one in columns)
-    everything = (*columns, *_ADDED.get(shape.mode, ()))
-    places = tuple(names.index(name) for name in chosen)
-    twice = {column.name for column in everything if [one.name for one in everything].count(column.name) > 1}
-    if twice:
-        raise _invalid(schema, f"two columns would be named {sorted(twice)[0]} at the target")
-
-    def at_target(key: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(renamed.get(name, name) for name in key)
-
-    primary = schema.primary_key if set(schema.primary_key) <= set(chosen) else ()
-    target = replace(schema, columns=everything, key=at_target(schema.key), primary_key=at_target(primary))
-    if history:
-        # Nothing identifies a row, and a table that was written or created anew takes nothing back.
-        target = replace(target, key=(), primary_key=(), oid=0, filenode=0)
     return ColumnPlan(
         source=schema,
-        target=target,
-        places=places,
+        target=_target_schema(shape, schema, columns, chosen),
+        places=tuple(names.index(name) for name in chosen),
         maskers=tuple(_masker_of(schema.column(name), masks.get(name), key) for name in chosen),
         masks=tuple(masks.get(name) for name in chosen),
         deciding=tuple(names.index(name) for name in shape.filter_columns),
         key_places=tuple(names.index(name) for name in schema.key),
         filter=shape.filter,
     )
+
+
+def _target_schema(
+    shape: TableShape, schema: TableSchema, columns: tuple[Column, ...], chosen: Collection[str]
+) -> TableSchema:
+    history = shape.mode is SyncMode.HISTORY
+    if history:
+        # Rows of former times have no value in a column that is new, whatever those of the table have.
+        columns = tuple(replace(one, not_null=False, default=None, missing_value=None) for one in columns)
+    columns = (*columns, *_ADDED.get(shape.mode, ()))
+    names = [column.name for column in columns]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise _invalid(schema, f"two columns would be named {sorted(twice)[0]} at the target")
+    if history:
+        # Nothing identifies a row, and a table that was written or created anew takes nothing back.
+        return replace(schema, columns=columns, key=(), primary_key=(), oid=0, filenode=0)
+    renamed = dict(shape.rename)
+    primary = schema.primary_key if set(schema.primary_key) <= set(chosen) else ()
+    key, primary = (tuple(renamed.get(name, name) for name in one) for one in (schema.key, primary))
+    return replace(schema, columns=columns, key=key, primary_key=primary)
 
 
 def _is_chosen(shape: TableShape, name: str) -> bool:

@@ -20,6 +20,7 @@ from cdc_runner.destinations.base import Computed, LoadChunk, TableLoad
 from cdc_runner.destinations.chunks import TableRewrittenError, page_range
 from cdc_runner.destinations.letters import LetterSink
 from cdc_runner.destinations.postgres import ddl, state, statements, types
+from cdc_runner.destinations.postgres.binary_copy import BINARY, is_portable
 from cdc_runner.destinations.postgres.isolate import is_row_error
 from cdc_runner.destinations.postgres.load_refused import RefusedLoad
 from cdc_runner.destinations.postgres.lookups import PostgresLookups
@@ -70,6 +71,7 @@ class InitialLoad:
         self._stopping = stopping
         self._progress = progress
         self._failure: BaseException | None = None
+        self._binary: dict[TableId, bool] = {}
 
     def run(self, loads: Sequence[TableLoad]) -> None:
         """Copy every chunk that is not done, then make the tables ready.
@@ -201,12 +203,32 @@ class InitialLoad:
                 rows = cursor.rowcount
                 cursor.execute(statements.upsert(shape, staging, partial=False))
             else:
-                copy_across(reader, copy_out, cursor, f"COPY {target.quoted} ({shape.names()}) FROM STDIN", mask)
+                form = self._form(reader, writer, load, chunk, shape)
+                copy_in = f"COPY {target.quoted} ({shape.names()}) FROM STDIN{form}"
+                copy_across(reader, copy_out + form, cursor, copy_in, mask)
                 rows = cursor.rowcount
             reach(Failpoint.AFTER_COPY)
             self._check_not_rewritten(reader, chunk)
             state.finish_chunk(cursor, self._pipeline, self._destination.epoch, target, chunk, rows)
         return rows
+
+    def _form(
+        self,
+        reader: psycopg2.extensions.connection,
+        writer: psycopg2.extensions.connection,
+        load: TableLoad,
+        chunk: LoadChunk,
+        shape: TargetShape,
+    ) -> str:
+        """Return the option of COPY for the form in which rows go across."""
+        target = load.state.sync.target
+        if load.plan is not None:
+            # Masks are put into the text; renamed columns have other names here and there.
+            return ""
+        if target not in self._binary:
+            names = [shape.columns[place] for place in shape.written]
+            self._binary[target] = is_portable(reader, chunk.relation, writer, target, names)
+        return BINARY if self._binary[target] else ""
 
     def _copy_without_refused(
         self,
@@ -263,7 +285,7 @@ class InitialLoad:
             raise classify(error, "destination") from error
         finally:
             connection.close()
-        log.info("load.table_ready", table=str(target))
+        log.info("load.table_ready", table=str(target), binary=self._binary.get(target, False))
 
 
 def _copy_out(load: TableLoad, chunk: LoadChunk, shape: TargetShape) -> str:

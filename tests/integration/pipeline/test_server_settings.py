@@ -45,9 +45,13 @@ def test_values_are_exact_whatever_the_databases_settings(pipeline: PipelineHarn
     source, target = pipeline.source, pipeline.targets["target"]
     source.execute("CREATE EXTENSION hstore")
     source.execute(type_cases.SETUP)
+    version = int(str(source.execute("SHOW server_version_num")[0][0]))
     for number, name in enumerate(TYPES):
         source.execute(f"CREATE TABLE public.s{number} (id int PRIMARY KEY, tag int, v {name})")
         for place, value in enumerate(type_cases.CASES[name]):
+            if name.startswith("interval") and "infinity" in value and version < 170000:
+                # Intervals without end came with PostgreSQL 17.
+                continue
             source.execute(f"INSERT INTO public.s{number} VALUES (%s, 0, %s)", (place, value))
     source.execute("CREATE TABLE public.slow (id int PRIMARY KEY, v text)")
     source.execute("INSERT INTO public.slow SELECT i, repeat('x', 900) FROM generate_series(1, 100000) i")

@@ -7,34 +7,17 @@ import threading
 
 import pytest
 
-from tests.support.backfills import WRITTEN, Backfills, Writer, fill
+from tests.support.backfills import Backfills, Writer, start_damaged
 from tests.support.pipelines import PipelineHarness
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(3600)]
 
-DAMAGE = """
-SET session_replication_role = replica;
-UPDATE item SET note = 'wrong', big = 'wrong' WHERE id % 3 = 0;
-DELETE FROM item WHERE id % 7 = 0;
-INSERT INTO item SELECT 100000000 + i, 0, 'extra', 'extra', NULL FROM generate_series(1, 300) i;
-"""
-
 
 def run(pipeline: PipelineHarness, rows: int, seed: int) -> None:
     """Resync a damaged table while it is written to and the process is killed three times; then both sides are equal."""
     chance = random.Random(seed)
-    pipeline.source.execute(WRITTEN)
-    fill(pipeline, rows)
-    settings: dict[str, object] = {
-        "load_chunk_bytes": 1 << 20,
-        "backfill_window_seconds": 5,
-        "backfill_megabytes_per_second": max(1, rows // 50_000),
-    }
-    pipeline.configure(settings=settings)
-    pipeline.start()
-    pipeline.wait_caught_up(300)
-    pipeline.targets["target"].execute(DAMAGE)
+    start_damaged(pipeline, rows)
     backfills = Backfills(pipeline)
     one = backfills.start("public.item", mode="resync")
 

@@ -94,6 +94,14 @@ ALTER TABLE item ALTER big SET STORAGE EXTERNAL;
 """
 
 
+DAMAGE = """
+SET session_replication_role = replica;
+UPDATE item SET note = 'wrong', big = 'wrong' WHERE id % 3 = 0;
+DELETE FROM item WHERE id % 7 = 0;
+INSERT INTO item SELECT 100000000 + i, 0, 'extra', 'extra', NULL FROM generate_series(1, 300) i;
+"""
+
+
 def fill(harness: PipelineHarness, rows: int) -> None:
     """Fill the table that `Writer` writes to; values of `big` lie outside the row."""
     harness.source.execute(
@@ -101,6 +109,22 @@ def fill(harness: PipelineHarness, rows: int) -> None:
         "FROM generate_series(1, %s) i",
         (rows,),
     )
+
+
+def start_damaged(harness: PipelineHarness, rows: int) -> None:
+    """Start a pipeline of small chunks and short windows, wait for its load, then make its target wrong."""
+    harness.source.execute(WRITTEN)
+    fill(harness, rows)
+    harness.configure(
+        settings={
+            "load_chunk_bytes": 1 << 20,
+            "backfill_window_seconds": 5,
+            "backfill_megabytes_per_second": max(1, rows // 50_000),
+        }
+    )
+    harness.start()
+    harness.wait_caught_up(300)
+    harness.targets["target"].execute(DAMAGE)
 
 
 class Writer(threading.Thread):

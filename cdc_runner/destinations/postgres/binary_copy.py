@@ -40,6 +40,9 @@ def is_portable(
         writer: of the destination.
         target: what is written.
         columns: names, the same on both sides.
+
+    Raises:
+        psycopg2.Error: a side cannot be asked.
     """
     here, there = _types(reader, relation), _types(writer, target)
     return all(name in here and here[name] == there.get(name) for name in columns)

@@ -29,8 +29,6 @@ DEFAULT_PORT = 3000
 READY_SECONDS = 120.0
 STOP_SECONDS = 25.0
 _FILES = ("definitions.py", "workspace.yaml", "dagster.yaml")
-DAEMON_VARIABLES = {"FRESHNESS_DAEMON_INTERVAL_SECONDS": "120"}
-"""Dagster asks for the freshness of every asset each 30 seconds; an asset of ours turns stale after 5 minutes."""
 _LOG_LIMIT_BYTES = 64 * 1024 * 1024
 
 
@@ -85,7 +83,7 @@ class DagsterServer:
         shutil.copyfile(project / "dagster.yaml", self.directory / "dagster.yaml")
         url = f"http://127.0.0.1:{port}"
         self._child = self._spawn(
-            project, port, {**DAEMON_VARIABLES, **environment, "DAGSTER_HOME": str(self.directory), URL_VARIABLE: url}
+            project, port, {**environment, "DAGSTER_HOME": str(self.directory), URL_VARIABLE: url}
         )
         created_at = psutil.Process(self._child.pid).create_time()
         (self.directory / "server.json").write_text(json.dumps(asdict(_Recorded(self._child.pid, created_at, port))))

@@ -20,7 +20,7 @@ from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_c
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError
 
-from rosetta_dagster.resources.lean_daemon import refresh_seldom
+from rosetta_dagster.resources.lean_daemon import judge_freshness_seldom, refresh_seldom
 from rosetta_dagster.resources.lean_schedule_storage import LeanScheduleStorage
 
 KEPT = 3
@@ -35,6 +35,7 @@ _with_tables: set[str] = set()
 
 # Each of Dagster's processes makes its storage first of all, so this is the place where a daemon can be told.
 refresh_seldom()
+judge_freshness_seldom()
 
 
 @lru_cache(maxsize=8)

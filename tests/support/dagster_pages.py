@@ -17,7 +17,6 @@ import httpx
 import psutil
 
 from rosetta_dagster.embedded import port as loopback_port
-from rosetta_dagster.local.dagster_server import DAEMON_VARIABLES
 from tests.support.catalog import KEY
 from tests.support.servers import Database
 from tests.support.waiting import wait_for
@@ -173,7 +172,6 @@ def running_pages(
     port = loopback_port.choose([], set())
     url = f"http://127.0.0.1:{port}"
     environment = {
-        **DAEMON_VARIABLES,
         **os.environ,
         "DAGSTER_HOME": str(dagster_home),
         "DAGSTER_PG_HOST": storage.server.host,

@@ -1,4 +1,4 @@
-"""The daemon reads all definitions seldom while a thread of its own watches the code server, and else as ever."""
+"""The daemon reads all definitions seldom while a thread of its own watches the code server, and freshness seldom."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dagster import DagsterInstance
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RegisteredCodeLocationOrigin
-from dagster._daemon.controller import DagsterDaemonController
+from dagster._daemon import controller as dagster_controller
+from dagster._daemon.controller import DagsterDaemonController, create_daemon_of_type
+from dagster._daemon.freshness import FreshnessDaemon
 
-from rosetta_dagster.resources.lean_daemon import REFRESH_SECONDS, refresh_seldom
+from rosetta_dagster.resources.lean_daemon import (
+    FRESHNESS_SECONDS,
+    REFRESH_SECONDS,
+    judge_freshness_seldom,
+    refresh_seldom,
+)
 
 WATCHED = GrpcServerCodeLocationOrigin(host="code", port=4000, location_name="rosetta")
 IN_PROCESS = RegisteredCodeLocationOrigin("rosetta")
@@ -55,3 +63,19 @@ def test_one_that_is_not_loaded_or_not_watched_is_looked_at_as_ever(reads: list[
     last = time.time() - 100
     assert check(one, last) == last + 1
     assert reads == [last]
+
+
+def test_freshness_is_judged_each_two_minutes_unless_the_operator_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dagster_controller, "FreshnessDaemon", FreshnessDaemon)
+    monkeypatch.delenv("FRESHNESS_DAEMON_INTERVAL_SECONDS", raising=False)
+    assert judge_freshness_seldom()
+    assert judge_freshness_seldom()
+    with DagsterInstance.ephemeral() as instance:
+        usual = create_daemon_of_type(FreshnessDaemon.daemon_type(), instance)
+        monkeypatch.setenv("FRESHNESS_DAEMON_INTERVAL_SECONDS", "30")
+        wanted = create_daemon_of_type(FreshnessDaemon.daemon_type(), instance)
+    assert isinstance(usual, FreshnessDaemon)
+    assert isinstance(wanted, FreshnessDaemon)
+    assert (usual.interval_seconds, wanted.interval_seconds) == (FRESHNESS_SECONDS, 30)

@@ -5,8 +5,7 @@ batch that is handed over. A large one goes to a file of the spill directory ins
 until its message is put together outside the JVM. So the heap holds of a large value no more than the server's message.
 
 A file is removed when Java's collector has found that nothing refers to its text any more: one value may be in several
-events (of a changed key), or in none (of a table that is in the publication and not in the pipeline). As in
-`text_converter` the class is assembled in memory.
+events (of a changed key), or in none (of a table that is in the publication and not in the pipeline).
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from __future__ import annotations
 import secrets
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from cdc_runner.capture.debezium import java_classes
+from cdc_runner.capture.debezium.java_classes import NewClass
 from cdc_runner.errors import ErrorKind, RosettaError
 
 CLASS_NAME = "io.debezium.util.RosettaLargeValues"
@@ -24,8 +24,6 @@ LARGE_BYTES = 1 << 20
 
 CANNOT_SPILL = "cannot spill a large value"
 """How the reason begins when such a file could not be written or read."""
-
-_NEIGHBOUR = "io.debezium.util.Clock"
 
 _FIELDS = (
     "private static String marker;",
@@ -129,31 +127,22 @@ _METHODS = (
 )
 
 
+_CLASS = NewClass(
+    CLASS_NAME,
+    "io.debezium.util.Clock",
+    _FIELDS,
+    tuple(source.replace("CANNOT_SPILL", CANNOT_SPILL) for source in _METHODS),
+)
+
+
 @cache
-def install() -> Any:
+def install() -> None:
     """Define the class in the running JVM, before any other change of Debezium's classes.
 
-    Returns:
-        Javassist's pool, which knows the class: whoever compiles methods that use it takes this one.
-
     Raises:
-        RuntimeError: no JVM runs in this process.
+        RuntimeError: no JVM runs in this process, or Debezium's classes are not the expected ones.
     """
-    import jpype
-
-    if not jpype.isJVMStarted():
-        raise RuntimeError("start the JVM before its classes are made")
-    neighbour: Any = jpype.JClass(_NEIGHBOUR).class_
-    pool = jpype.JClass("javassist.ClassPool")()
-    pool.appendClassPath(jpype.JClass("javassist.LoaderClassPath")(neighbour.getClassLoader()))
-    field, method = jpype.JClass("javassist.CtField"), jpype.JClass("javassist.CtNewMethod")
-    made = pool.makeClass(CLASS_NAME)
-    for source in _FIELDS:
-        made.addField(field.make(source, made))
-    for source in _METHODS:
-        made.addMethod(method.make(source.replace("CANNOT_SPILL", CANNOT_SPILL), made))
-    made.toClass(neighbour)
-    return pool
+    java_classes.load(_CLASS, otherwise="has no place for large values")
 
 
 def read(text: str) -> bytes:

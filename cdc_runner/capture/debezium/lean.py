@@ -13,35 +13,17 @@
                   between the decoder and the writer of messages looks into a value. Large ones go to a file
     sizes         the size of each event in memory is estimated by a walk through its schema; here it is by its texts
 
-As in `text_converter` the methods are replaced in memory, before their classes are loaded; Debezium's version is
-pinned, and `install` fails when a method is not the one that is expected. Measured over 150,000 updates: the meters are
-41 % of the connector thread's CPU time, the rest half of what remains.
+The methods are replaced in memory (see `java_classes`), before their classes are loaded; Debezium's version is pinned,
+and `install` fails when a method is not the one that is expected. Measured over 150,000 updates: the meters are 41 % of
+the connector thread's CPU time, the rest half of what remains.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
-from cdc_runner.capture.debezium import large_values
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A class whose methods get other bodies.
-
-    Attributes:
-        name: the class.
-        neighbour: a class of the same package that may be loaded.
-        bodies: name, signature and new body of each method.
-        members: declarations of fields that the bodies use.
-    """
-
-    name: str
-    neighbour: str
-    bodies: tuple[tuple[str, str, str], ...]
-    members: tuple[str, ...] = ()
-
+from cdc_runner.capture.debezium import java_classes, large_values
+from cdc_runner.capture.debezium.java_classes import ChangedClass
 
 _STRUCT = "org.apache.kafka.connect.data.Struct"
 _MAP = "java.util.concurrent.ConcurrentHashMap"
@@ -50,7 +32,7 @@ _ROW_BYTES = 1000
 
 _CHANGES = (
     # These three first: the neighbours of the others load them.
-    _Change(
+    ChangedClass(
         _STRUCT,
         "org.apache.kafka.connect.data.Field",
         (
@@ -62,7 +44,7 @@ _CHANGES = (
             ("validate", "()V", "{}"),
         ),
     ),
-    _Change(
+    ChangedClass(
         "io.debezium.relational.TableId",
         "io.debezium.relational.Column",
         (
@@ -77,12 +59,12 @@ _CHANGES = (
         ),
         ("private String quoted;",),
     ),
-    _Change(
+    ChangedClass(
         "io.debezium.connector.postgresql.PostgresConnectorConfig",
         "io.debezium.connector.postgresql.UnchangedToastedReplicationMessageColumn",
         (("includeUnknownDatatypes", "()Z", "{ return true; }"),),
     ),
-    _Change(
+    ChangedClass(
         "io.debezium.connector.postgresql.connection.pgoutput.PgOutputMessageDecoder",
         "io.debezium.connector.postgresql.connection.pgoutput.PgOutputRelationMetaData",
         (
@@ -93,7 +75,7 @@ _CHANGES = (
             ),
         ),
     ),
-    _Change(
+    ChangedClass(
         "io.debezium.pipeline.metrics.DefaultStreamingChangeEventSourceMetrics",
         "io.debezium.pipeline.metrics.PipelineMetrics",
         (
@@ -106,7 +88,7 @@ _CHANGES = (
             ),
         ),
     ),
-    _Change(
+    ChangedClass(
         "io.debezium.pipeline.txmetadata.TransactionMonitor",
         "io.debezium.pipeline.txmetadata.TransactionInfo",
         (
@@ -123,7 +105,7 @@ _CHANGES = (
             ),
         ),
     ),
-    _Change(
+    ChangedClass(
         "io.debezium.connector.postgresql.PostgresSchema",
         "io.debezium.connector.postgresql.SourceInfo",
         (
@@ -143,7 +125,7 @@ _CHANGES = (
         ),
         (f"private static {_MAP} parsed = new {_MAP}();",),
     ),
-    _Change(
+    ChangedClass(
         "io.debezium.schema.SchemaTopicNamingStrategy",
         "io.debezium.schema.TopicSelector",
         (
@@ -154,7 +136,7 @@ _CHANGES = (
             ),
         ),
     ),
-    _Change(
+    ChangedClass(
         "io.debezium.util.ApproximateStructSizeCalculator",
         "io.debezium.util.Clock",
         (
@@ -196,19 +178,6 @@ def install() -> None:
     Raises:
         RuntimeError: no JVM runs in this process, or Debezium's classes are not the expected ones, or loaded already.
     """
-    import jpype
-
-    if not jpype.isJVMStarted():
-        raise RuntimeError("start the JVM before its classes are changed")
-    pool = large_values.install()
-    field = jpype.JClass("javassist.CtField")
+    large_values.install()
     for change in _CHANGES:
-        try:
-            made = pool.get(change.name)
-            for source in change.members:
-                made.addField(field.make(source, made))
-            for name, signature, body in change.bodies:
-                made.getMethod(name, signature).setBody(body)
-            made.toClass(jpype.JClass(change.neighbour).class_)
-        except jpype.JException as error:
-            raise RuntimeError(f"this version of Debezium does something else in {change.name}: {error}") from error
+        java_classes.load(change, otherwise=f"does something else in {change.name}")

@@ -6,9 +6,36 @@ from collections.abc import Iterable
 
 from cdc_runner.capture.debezium import convert
 from cdc_runner.schema import TableId
-from cdc_runner.spec import SourceSpec
+from cdc_runner.spec import PostgresAddress, SourceSpec
 
 TOPIC_PREFIX = "r"
+
+_ALWAYS = {
+    "name": "rosetta",
+    "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+    "topic.prefix": TOPIC_PREFIX,
+    "plugin.name": "pgoutput",
+    "slot.drop.on.stop": "false",
+    "slot.max.retries": "0",
+    "publication.autocreate.mode": "disabled",
+    "snapshot.mode": "no_data",
+    "offset.storage": "org.apache.kafka.connect.storage.MemoryOffsetBackingStore",
+    "offset.flush.interval.ms": "0",
+    "offset.mismatch.strategy": "trust_offset",
+    "lsn.flush.mode": "connector",
+    "status.update.interval.ms": "5000",
+    "provide.transaction.metadata": "true",
+    "skipped.operations": "none",
+    "tombstones.on.delete": "false",
+    "extended.headers.enabled": "false",
+    "column.propagate.source.type": ".*",
+    "max.batch.size": "2048",
+    "max.queue.size": "4096",
+    "poll.interval.ms": "10",
+    "errors.max.retries": "0",
+    "skip.messages.without.change": "false",
+}
+"""What is the same for each source."""
 
 
 def engine_properties(
@@ -20,51 +47,34 @@ def engine_properties(
     `ChangeStream.acknowledge` was told so, and destinations skip what they hold by position. The password is in the
     result: hand it to the engine and to nothing else.
     """
-    address = source.address
-    properties = {
-        "name": "rosetta",
-        "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-        "topic.prefix": TOPIC_PREFIX,
+    return {
+        **_ALWAYS,
+        **_server(source.address),
+        "slot.name": source.slot,
+        "publication.name": source.publication,
+        "table.include.list": ",".join(_exactly(table) for table in sorted(tables)),
+        # A batch is at most what the queue holds, and is in the heap three times before it leaves: as records, as
+        # messages by table, and joined. All of it fits into the survivors of the young generation.
+        "max.queue.size.in.bytes": str(heap_megabytes * (1 << 20) // 96),
+        **convert.properties(marker),
+    }
+
+
+def _server(address: PostgresAddress) -> dict[str, str]:
+    certificates = {
+        "database.sslrootcert": address.sslrootcert,
+        "database.sslcert": address.sslcert,
+        "database.sslkey": address.sslkey,
+    }
+    return {
         "database.hostname": address.host,
         "database.port": str(address.port),
         "database.dbname": address.database,
         "database.user": address.username,
         "database.password": address.password.get_secret_value(),
         "database.sslmode": address.sslmode,
-        "plugin.name": "pgoutput",
-        "slot.name": source.slot,
-        "slot.drop.on.stop": "false",
-        "slot.max.retries": "0",
-        "publication.name": source.publication,
-        "publication.autocreate.mode": "disabled",
-        "table.include.list": ",".join(_exactly(table) for table in sorted(tables)),
-        "snapshot.mode": "no_data",
-        "offset.storage": "org.apache.kafka.connect.storage.MemoryOffsetBackingStore",
-        "offset.flush.interval.ms": "0",
-        "offset.mismatch.strategy": "trust_offset",
-        "lsn.flush.mode": "connector",
-        "status.update.interval.ms": "5000",
-        "provide.transaction.metadata": "true",
-        "skipped.operations": "none",
-        "tombstones.on.delete": "false",
-        "extended.headers.enabled": "false",
-        "column.propagate.source.type": ".*",
-        "max.batch.size": "2048",
-        "max.queue.size": "4096",
-        # A batch is at most what the queue holds, and is in the heap three times before it leaves: as records, as
-        # messages by table, and joined. All of it fits into the survivors of the young generation.
-        "max.queue.size.in.bytes": str(heap_megabytes * (1 << 20) // 96),
-        "poll.interval.ms": "10",
-        "errors.max.retries": "0",
-        "skip.messages.without.change": "false",
-        **convert.properties(marker),
+        **{name: value for name, value in certificates.items() if value},
     }
-    certificates = {
-        "database.sslrootcert": address.sslrootcert,
-        "database.sslcert": address.sslcert,
-        "database.sslkey": address.sslkey,
-    }
-    return properties | {name: value for name, value in certificates.items() if value}
 
 
 def _exactly(table: TableId) -> str:

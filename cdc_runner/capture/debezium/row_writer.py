@@ -1,8 +1,8 @@
 """Debezium's records to row messages inside the JVM, without a JSON text in between.
 
 A batch of the engine becomes one byte string: for each table the messages that `capture.rows.columns` cuts, in the form
-of the protocol `pgoutput`. So both engines share all that follows. The class is assembled in memory, as in
-`text_converter`; Debezium's engine is told to hand over its records as they are, all of a batch at once.
+of the protocol `pgoutput`. So both engines share all that follows. Debezium's engine is told to hand over its records
+as they are, all of a batch at once.
 
 The byte string, little-endian, of n tables:
 
@@ -25,12 +25,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cdc_runner.capture.debezium import large_values
+from cdc_runner.capture.debezium import java_classes, large_values
 from cdc_runner.capture.debezium import row_writer_source as java
+from cdc_runner.capture.debezium.java_classes import ChangedClass, NewClass
 
 _NEIGHBOUR = "io.debezium.connector.postgresql.SourceInfo"
-_PROCESSOR = "io.debezium.embedded.async.ParallelSmtBatchProcessor"
-_PROCESSOR_NEIGHBOUR = "io.debezium.embedded.async.RecordProcessor"
+_WHOLE_BATCHES = ChangedClass(
+    "io.debezium.embedded.async.ParallelSmtBatchProcessor",
+    "io.debezium.embedded.async.RecordProcessor",
+    (("processRecords", "(Ljava/util/List;)V", "{ this.processor.process($1); }"),),
+)
 _BUILDER = "io.debezium.embedded.async.AsyncEmbeddedEngine$AsyncEngineBuilder"
 
 _HEAD = struct.Struct("<III")
@@ -119,33 +123,9 @@ def install() -> None:
     Raises:
         RuntimeError: no JVM runs in this process, or Debezium's classes are not the expected ones.
     """
-    import jpype
-
-    if not jpype.isJVMStarted():
-        raise RuntimeError("start the JVM before its classes are made")
-    neighbour: Any = jpype.JClass(_NEIGHBOUR).class_
-    pool = large_values.install()
-    try:
-        _define(jpype, pool, neighbour, java.TABLE, java.TABLE_FIELDS, java.TABLE_METHODS)
-        _define(jpype, pool, neighbour, java.WRITER, java.WRITER_FIELDS, java.WRITER_METHODS)
-        processor = pool.get(_PROCESSOR)
-        processor.getDeclaredMethod("processRecords").setBody("{ this.processor.process($1); }")
-        processor.toClass(jpype.JClass(_PROCESSOR_NEIGHBOUR).class_)
-    except jpype.JException as error:
-        raise RuntimeError(f"this version of Debezium hands over its records in another way: {error}") from error
-
-
-def _define(jpype: Any, pool: Any, neighbour: Any, name: str, fields: Sequence[str], methods: Sequence[str]) -> None:
-    field, method = jpype.JClass("javassist.CtField"), jpype.JClass("javassist.CtNewMethod")
-    constructor = jpype.JClass("javassist.CtNewConstructor")
-    made = pool.makeClass(name)
-    for source in fields:
-        made.addField(field.make(source, made))
-    if methods[0].lstrip().startswith("public Rosetta"):
-        made.addConstructor(constructor.make(methods[0], made))
-        methods = methods[1:]
-    else:
-        made.addConstructor(constructor.defaultConstructor(made))
-    for source in methods:
-        made.addMethod(method.make(source, made))
-    made.toClass(neighbour)
+    java_classes.load(
+        NewClass(java.TABLE, _NEIGHBOUR, java.TABLE_FIELDS, java.TABLE_METHODS),
+        NewClass(java.WRITER, _NEIGHBOUR, java.WRITER_FIELDS, java.WRITER_METHODS, java.WRITER_CONSTRUCTOR),
+        _WHOLE_BATCHES,
+        otherwise="hands over its records in another way",
+    )

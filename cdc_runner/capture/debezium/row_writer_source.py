@@ -178,13 +178,14 @@ WRITER_FIELDS = (
     "public java.util.ArrayList holeTexts = new java.util.ArrayList();",
 )
 
-WRITER_METHODS = (
-    """
+WRITER_CONSTRUCTOR = """
     public RosettaRowWriter(String unchanged, boolean stamped) {
         this.unchanged = unchanged;
         this.stamped = stamped;
     }
-    """,
+"""
+
+WRITER_METHODS = (
     # By identity: a changed table has another schema, be it equal to one that was there before.
     f"""
     private {TABLE} table(org.apache.kafka.connect.data.Struct value) {{

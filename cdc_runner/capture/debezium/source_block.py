@@ -2,18 +2,21 @@
 
 The standard block has 14 members, which are more than half of what an event of four columns holds, and one of them
 (`sequence`) is written by a JSON mapper of its own. A connector takes another maker of the block by its property
-`sourceinfo.struct.maker`; like the converter it is assembled in memory (see `text_converter`).
+`sourceinfo.struct.maker`.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+
+from cdc_runner.capture.debezium import java_classes
+from cdc_runner.capture.debezium.java_classes import NewClass
 
 CLASS_NAME = "io.debezium.connector.postgresql.RosettaSourceBlock"
 """In a package of Debezium's, whose classes alone may read a `SourceInfo`."""
 
 _NEIGHBOUR = "io.debezium.connector.postgresql.SourceInfo"
+_INTERFACE = "io.debezium.connector.SourceInfoStructMaker"
 
 _FIELDS = ("private org.apache.kafka.connect.data.Schema schema;",)
 
@@ -60,22 +63,7 @@ def install() -> None:
     Raises:
         RuntimeError: no JVM runs in this process, or Debezium's classes are not the expected ones.
     """
-    import jpype
-
-    if not jpype.isJVMStarted():
-        raise RuntimeError("start the JVM before its classes are made")
-    neighbour: Any = jpype.JClass(_NEIGHBOUR).class_
-    pool = jpype.JClass("javassist.ClassPool")()
-    pool.appendClassPath(jpype.JClass("javassist.LoaderClassPath")(neighbour.getClassLoader()))
-    field, method = jpype.JClass("javassist.CtField"), jpype.JClass("javassist.CtNewMethod")
-    try:
-        made = pool.makeClass(CLASS_NAME)
-        made.addInterface(pool.get("io.debezium.connector.SourceInfoStructMaker"))
-        made.addConstructor(jpype.JClass("javassist.CtNewConstructor").defaultConstructor(made))
-        for source in _FIELDS:
-            made.addField(field.make(source, made))
-        for source in _METHODS:
-            made.addMethod(method.make(source, made))
-        made.toClass(neighbour)
-    except jpype.JException as error:
-        raise RuntimeError(f"this version of Debezium describes sources in another way: {error}") from error
+    java_classes.load(
+        NewClass(CLASS_NAME, _NEIGHBOUR, _FIELDS, _METHODS, interfaces=(_INTERFACE,)),
+        otherwise="describes sources in another way",
+    )

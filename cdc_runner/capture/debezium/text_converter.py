@@ -8,30 +8,35 @@ gone, intervals are limited to 32-bit hours, and columns of `interval[]` or `mon
     the converter  a `CustomConverter` (Debezium's public interface), registered for every column, passes the text on
                    as a string, and a placeholder of ours for a large value that an update left unchanged
 
-The first is made in memory, before Debezium's class is loaded, by Javassist, which is among Debezium's own jars and
-which compiles the converter too: a Java runtime has no compiler. Debezium's version is pinned, and `install` fails when
-the method is not the one that is expected.
+Both are made in memory (see `java_classes`), before Debezium's resolver is loaded. Debezium's version is pinned, and
+`install` fails when the method is not the one that is expected.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+
+from cdc_runner.capture.debezium import java_classes
+from cdc_runner.capture.debezium.java_classes import ChangedClass, NewClass
 
 CLASS_NAME = "io.debezium.connector.postgresql.RosettaTextConverter"
-"""In a package of Debezium's, because Javassist defines a class beside one that is loaded already."""
 
-_CONVERTER_NEIGHBOUR = "io.debezium.connector.postgresql.UnchangedToastedReplicationMessageColumn"
 _RESOLVER = "io.debezium.connector.postgresql.connection.ReplicationMessageColumnValueResolver"
-_RESOLVER_NEIGHBOUR = "io.debezium.connector.postgresql.connection.ReplicationMessage"
-_RESOLVER_SIGNATURE = (
-    "(Ljava/lang/String;Lio/debezium/connector/postgresql/PostgresType;Ljava/lang/String;"
-    "Lio/debezium/connector/postgresql/connection/ReplicationMessage$ColumnValue;"
-    "Lio/debezium/connector/postgresql/PostgresStreamingChangeEventSource$PgConnectionSupplier;Z"
-    "Lio/debezium/connector/postgresql/TypeRegistry;)Ljava/lang/Object;"
+_RESOLVER_CHANGE = ChangedClass(
+    _RESOLVER,
+    "io.debezium.connector.postgresql.connection.ReplicationMessage",
+    (
+        (
+            "resolveValue",
+            "(Ljava/lang/String;Lio/debezium/connector/postgresql/PostgresType;Ljava/lang/String;"
+            "Lio/debezium/connector/postgresql/connection/ReplicationMessage$ColumnValue;"
+            "Lio/debezium/connector/postgresql/PostgresStreamingChangeEventSource$PgConnectionSupplier;Z"
+            "Lio/debezium/connector/postgresql/TypeRegistry;)Ljava/lang/Object;",
+            # $4 is the fourth argument, the value as it came.
+            "{ if ($4.isNull()) return null; return $4.asString(); }",
+        ),
+    ),
 )
-
-# $4 is the fourth argument, the value as it came.
-_RESOLVER_BODY = "{ if ($4.isNull()) return null; return $4.asString(); }"
 
 _FIELDS = ("private String unchanged;", "private Object standard;")
 
@@ -67,7 +72,16 @@ _METHODS = (
     """,
 )
 
+_CONVERTER = NewClass(
+    CLASS_NAME,
+    "io.debezium.connector.postgresql.UnchangedToastedReplicationMessageColumn",
+    _FIELDS,
+    _METHODS,
+    interfaces=("io.debezium.spi.converter.CustomConverter", "io.debezium.spi.converter.CustomConverter$Converter"),
+)
 
+
+@cache
 def install() -> None:
     """Make both changes in the running JVM; does nothing when they are made. Call it before an engine is built.
 
@@ -79,39 +93,6 @@ def install() -> None:
     """
     import jpype
 
-    if not jpype.isJVMStarted():
-        raise RuntimeError("start the JVM before its classes are made")
+    java_classes.load(_RESOLVER_CHANGE, _CONVERTER, otherwise="resolves values in another way")
     zone = jpype.JClass("java.util.TimeZone")
     zone.setDefault(zone.getTimeZone("UTC"))
-    try:
-        jpype.JClass(CLASS_NAME)
-    except TypeError:
-        neighbour = jpype.JClass(_CONVERTER_NEIGHBOUR).class_
-        pool = jpype.JClass("javassist.ClassPool")()
-        pool.appendClassPath(jpype.JClass("javassist.LoaderClassPath")(neighbour.getClassLoader()))
-        _change_resolver(jpype, pool)
-        _define_converter(jpype, pool, neighbour)
-
-
-def _change_resolver(jpype: Any, pool: Any) -> None:
-    """Load Debezium's resolver with another body of its one method."""
-    try:
-        resolver = pool.get(_RESOLVER)
-        resolver.getMethod("resolveValue", _RESOLVER_SIGNATURE).setBody(_RESOLVER_BODY)
-        resolver.toClass(jpype.JClass(_RESOLVER_NEIGHBOUR).class_)
-    except jpype.JException as error:
-        raise RuntimeError(f"this version of Debezium resolves values in another way: {error}") from error
-
-
-def _define_converter(jpype: Any, pool: Any, neighbour: Any) -> None:
-    """Compile the converter and load it beside its neighbour."""
-    made = pool.makeClass(CLASS_NAME)
-    made.addInterface(pool.get("io.debezium.spi.converter.CustomConverter"))
-    made.addInterface(pool.get("io.debezium.spi.converter.CustomConverter$Converter"))
-    field, method = jpype.JClass("javassist.CtField"), jpype.JClass("javassist.CtNewMethod")
-    made.addConstructor(jpype.JClass("javassist.CtNewConstructor").defaultConstructor(made))
-    for source in _FIELDS:
-        made.addField(field.make(source, made))
-    for source in _METHODS:
-        made.addMethod(method.make(source, made))
-    made.toClass(neighbour)

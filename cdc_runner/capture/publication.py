@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -163,6 +164,21 @@ def drop_slot(connection: psycopg2.extensions.connection, slot: str) -> bool:
     return True
 
 
+@contextmanager
+def _cancelled_after(connection: psycopg2.extensions.connection, seconds: float | None) -> Iterator[None]:
+    """Cancel the command within after so many seconds: statement_timeout does not apply to replication commands."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, connection.cancel)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
 class SnapshotSlot:
     """A slot just created, with the snapshot that it exported.
 
@@ -192,36 +208,30 @@ class SnapshotSlot:
             application_name="rosetta snapshot",
             connection_factory=psycopg2.extras.LogicalReplicationConnection,
         )
-        # statement_timeout does not apply to replication commands.
-        timer = threading.Timer(timeout_seconds or 0.0, self._connection.cancel)
-        if timeout_seconds is not None:
-            timer.start()
         try:
-            with self._connection.cursor() as cursor:
-                kind = "TEMPORARY " if temporary else ""
-                cursor.execute(
-                    f"CREATE_REPLICATION_SLOT {quote_identifier(slot)} {kind}LOGICAL pgoutput EXPORT_SNAPSHOT"
-                )
+            self.lsn, self.snapshot = self._create(temporary, timeout_seconds)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _create(self, temporary: bool, timeout_seconds: float | None) -> tuple[int, str]:
+        kind = "TEMPORARY " if temporary else ""
+        statement = f"CREATE_REPLICATION_SLOT {quote_identifier(self.slot)} {kind}LOGICAL pgoutput EXPORT_SNAPSHOT"
+        try:
+            with _cancelled_after(self._connection, timeout_seconds), self._connection.cursor() as cursor:
+                cursor.execute(statement)
                 row = cursor.fetchone()
         except psycopg2.errors.DuplicateObject as error:
-            self._connection.close()
-            raise RosettaError(ErrorKind.CONFLICT, f"replication slot {slot} exists already") from error
-        except psycopg2.errors.QueryCanceled as error:
-            self._connection.close()
+            raise RosettaError(ErrorKind.CONFLICT, f"replication slot {self.slot} exists already") from error
+        except psycopg2.Error as error:
+            if timeout_seconds is None or not isinstance(error, psycopg2.errors.QueryCanceled):
+                raise classify(error, "source") from error
             raise RosettaError(
                 ErrorKind.SOURCE_UNAVAILABLE,
-                f"no consistent snapshot of the source within {timeout_seconds or 0:g} s: a transaction is open there",
+                f"no consistent snapshot of the source within {timeout_seconds:g} s: a transaction is open there",
             ) from error
-        except psycopg2.Error as error:
-            self._connection.close()
-            raise classify(error, "source") from error
-        finally:
-            timer.cancel()
-            if timeout_seconds is not None:
-                timer.join()
         assert row is not None
-        self.lsn = parse_lsn(row[1])
-        self.snapshot: str = row[2]
+        return parse_lsn(row[1]), row[2]
 
     def import_statement(self) -> str:
         """The statement that makes a REPEATABLE READ transaction see this snapshot."""

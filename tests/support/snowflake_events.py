@@ -17,7 +17,8 @@ from cdc_runner.position import Position
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.shaping.net import NetChange, NetKind
 from cdc_runner.spec import DestinationSpec, PipelineSettings, ResolvedSync, SnowflakeAddress
-from tests.support.snowflake_server import ACCOUNT, DATABASE, USER
+from tests.support.snowflake_door import ACCOUNT, USER
+from tests.support.snowflake_server import DATABASE
 
 
 class Account(Protocol):

@@ -20,7 +20,8 @@ from cdc_runner.position import parse_lsn
 from cdc_runner.schema import Column, TableSchema, quote_identifier
 from tests.support.pipelines import PipelineHarness
 from tests.support.servers import Database
-from tests.support.snowflake_server import ACCOUNT, DATABASE, USER, SnowflakeServer
+from tests.support.snowflake_door import ACCOUNT, USER
+from tests.support.snowflake_server import DATABASE, SnowflakeServer
 from tests.support.waiting import wait_for
 
 Query = Callable[[str], list[tuple[Any, ...]]]

@@ -1,12 +1,11 @@
 """A strict local server for the Snowflake destination: checks what the service would, and fails as it is told to.
 
-It checks the JWT's signature, claims and lifetime, the scoped token, the order of continuation and offset tokens, sizes
-and rates. What a client does wrong beyond what the protocol answers with an error is kept in `violations`.
+It checks who asks (`snowflake_door`), the order of continuation and offset tokens, sizes and rates. What a client does
+wrong beyond what the protocol answers with an error is kept in `violations`.
 """
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
 import random
@@ -22,15 +21,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
 
-from cdc_runner.destinations.snowflake.auth import fingerprint
-from tests.support.snowflake_key import private_key, user_key
+from tests.support.snowflake_door import Answer, Door
+from tests.support.snowflake_key import private_key
 from tests.support.snowflake_sql import SnowflakeSql, SqlError
 
-ACCOUNT, USER, DATABASE = "ACME-EU1", "ROSETTA", "ANALYTICS"
+DATABASE = "ANALYTICS"
 FAULTS = ("401", "409", "429", "503", "timeout", "stale", "ignored", "invalid", "slow")
 MAX_BYTES = 4_000_000
 
@@ -55,26 +51,17 @@ class Channel:
         return f"{self.sequencer}_{self.row}"
 
 
-class Answer(Exception):
-    """Ends a request with an error of the protocol."""
-
-    def __init__(self, status: int, code: str, message: str = "", **headers: str) -> None:
-        super().__init__(code)
-        self.status, self.code, self.message, self.headers = status, code, message, headers
-
-
 class SnowflakeServer:
     """The stand-in; `url` is the account's URL. Faults are given one by one (`fail`) or at random (`chaos`)."""
 
     def __init__(self) -> None:
-        self.key = user_key()
+        self.door = Door()
         self.sql = SnowflakeSql(DATABASE)
         self.channels: dict[tuple[str, str], Channel] = {}
         self.violations: list[str] = []
         self.seen: dict[str, int] = {}
         self.calls: dict[str, int] = {}
         self.commit_seconds = 0.0
-        self.token_seconds = 600.0
         self.counting_only = False
         self.rate_limit = 25
         self.raw_bytes = 0
@@ -92,7 +79,6 @@ class SnowflakeServer:
         self._faults: dict[str, deque[str]] = {}
         self._random = random.Random(7)
         self._last: dict[str, str] = {}
-        self._tokens: dict[str, float] = {}
         self._lock = threading.RLock()
         server = self
 
@@ -182,26 +168,24 @@ class SnowflakeServer:
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         path = [unquote(part) for part in parts.path.strip("/").split("/")]
         if path[:3] == ["api", "v2", "statements"]:
-            self._check_jwt(request)
+            self.door.check_jwt(request.headers)
             if path[-1] == "cancel":
                 self.cancelled.append(path[3])
                 return {"code": "000604"}
             return self._poll(path[3]) if len(path) > 3 else self._statement(body)
         if path[-1] == "hostname":
-            self._check_jwt(request)
+            self.door.check_jwt(request.headers)
             return f"127.0.0.1:{self._http.server_port}".encode()
         if path[:2] == ["oauth", "token"]:
-            self._check_jwt(request)
+            self.door.check_jwt(request.headers)
             self._fault("token")
             form = parse_qs(body.decode())
             assert form["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
             assert form["scope"] == [f"127.0.0.1:{self._http.server_port}"]
-            token = secrets.token_urlsafe(24)
-            self._tokens[token] = time.time() + self.token_seconds
-            claims = base64.urlsafe_b64encode(json.dumps({"exp": self._tokens[token]}).encode()).decode().rstrip("=")
-            self._tokens[f"h.{claims}.{token}"] = self._tokens.pop(token)
-            return f"h.{claims}.{token}".encode()
-        self._check_scoped(request)
+            return self.door.scoped_token().encode()
+        if request.headers.get("X-Snowflake-Authorization-Token-Type"):
+            self.violations.append("a token type was sent to the ingest host")
+        self.door.check_scoped(request.headers)
         return self._streaming(request, path, query, body)
 
     def _poll(self, handle: str) -> dict[str, Any]:
@@ -211,8 +195,9 @@ class SnowflakeServer:
             return {"code": "333334", "statementHandle": handle, "message": "in progress"}
         return self._late.pop(handle)
 
-    def _statement(self, body: bytes) -> dict[str, Any]:
-        self._fault("sql")
+    def _statement(self, body: bytes) -> bytes | dict[str, Any]:
+        if self._fault("sql") == "proxy":
+            return b"<html>A proxy says something</html>"
         asked = json.loads(body)
         assert asked["database"] == DATABASE
         given = asked.get("bindings") or {}
@@ -226,29 +211,6 @@ class SnowflakeServer:
             self._late[handle] = answer
             return {"code": "333334", "statementHandle": handle, "message": "in progress"}
         return answer
-
-    def _check_jwt(self, request: BaseHTTPRequestHandler) -> None:
-        try:
-            scheme, _, token = request.headers["Authorization"].partition(" ")
-            assert scheme == "Bearer"
-            assert request.headers["X-Snowflake-Authorization-Token-Type"] == "KEYPAIR_JWT"
-            signed, _, signature = token.rpartition(".")
-            self.key.public_key().verify(_decode(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
-            header, claims = (json.loads(_decode(part)) for part in signed.split("."))
-            assert header["alg"] == "RS256"
-            assert claims["sub"] == f"{ACCOUNT}.{USER}"
-            assert claims["iss"] == f"{ACCOUNT}.{USER}.{fingerprint(self.key)}"
-            assert claims["iat"] <= time.time() < claims["exp"]
-            assert claims["exp"] - claims["iat"] <= 3600
-        except (AssertionError, InvalidSignature, KeyError, ValueError, TypeError):
-            raise Answer(401, "390144", "JWT token is invalid") from None
-
-    def _check_scoped(self, request: BaseHTTPRequestHandler) -> None:
-        if request.headers.get("X-Snowflake-Authorization-Token-Type"):
-            self.violations.append("a token type was sent to the ingest host")
-        token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
-        if self._tokens.get(token, 0.0) < time.time():
-            raise Answer(401, "390303", "invalid scoped token")
 
     # -- streaming ---------------------------------------------------------------------------------------------------
 
@@ -389,10 +351,6 @@ class SnowflakeServer:
             "rows_parsed": channel.inserted + channel.errors,
             "rows_error_count": channel.errors,
         }
-
-
-def _decode(part: str) -> bytes:
-    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
 def _text(value: Any) -> str:

@@ -8,20 +8,23 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 from cdc_runner.destinations.snowflake.auth import KeyPairTokens, account_url
-from cdc_runner.destinations.snowflake.transport import Refused, Transport, Unanswered, Unreachable, classified
+from cdc_runner.destinations.snowflake.transport import (
+    Refused,
+    Transport,
+    Unanswered,
+    Unreachable,
+    classified,
+    json_object,
+)
 from cdc_runner.errors import ErrorKind, RosettaError
 from cdc_runner.spec import SnowflakeAddress
 
 POLL_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 DEFAULT_LIMIT_SECONDS = 600.0
-_STATE_KINDS = {
-    "42501": ErrorKind.DESTINATION_PERMISSION,
-    "57P03": ErrorKind.DESTINATION_UNAVAILABLE,
-    "57014": ErrorKind.DESTINATION_UNAVAILABLE,
-}
 _CODE_KINDS = {
     "003001": ErrorKind.DESTINATION_PERMISSION,
     "000606": ErrorKind.DESTINATION_PERMISSION,
@@ -29,6 +32,8 @@ _CODE_KINDS = {
     "000630": ErrorKind.DESTINATION_UNAVAILABLE,
 }
 """No rights; no warehouse in use; a lock that was waited for too long; a statement that ran too long."""
+_RUNNING_CODES = ("333334", "333333", None)
+"""The statement is under way, or waits for its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,13 @@ class SqlSession:
         clock: seconds.
         sleep: waits for seconds; the default can be ended by `cancel_waits`.
         """
-        self._address = address
+        place = {
+            "database": address.database,
+            "schema": address.schema,
+            "warehouse": address.warehouse,
+            "role": address.role,
+        }
+        self._place = {name: value for name, value in place.items() if value}
         self._tokens = tokens
         self._transport = transport
         self._url = f"{account_url(address)}/api/v2/statements"
@@ -97,28 +108,18 @@ class SqlSession:
             limit_seconds: after so long it is cancelled.
 
         Raises:
-            RosettaError: a destination kind, with Snowflake's code and SQLSTATE in `detail`.
+            RosettaError: a destination kind, with Snowflake's code in `detail` when it refused.
         """
-        deadline = self._clock() + limit_seconds
-        address = self._address
-        body: dict[str, Any] = {"statement": statement, "timeout": int(limit_seconds), "database": address.database}
-        body |= {
-            name: value
-            for name, value in (
-                ("schema", address.schema),
-                ("warehouse", address.warehouse),
-                ("role", address.role),
-            )
-            if value
-        }
+        body = {"statement": statement, "timeout": int(limit_seconds), **self._place}
         if bindings:
             body["bindings"] = {str(n): {"type": "TEXT", "value": value} for n, value in enumerate(bindings, 1)}
+        deadline = self._clock() + limit_seconds
         # The same request id with retry=true gives the first run's result instead of a second run.
         params = {"requestId": str(uuid.uuid4()), "retry": "true"}
         answer = self._call("POST", self._url, what, params=params, content=json.dumps(body).encode())
         handle = str(answer.get("statementHandle", ""))
-        attempt = 0
-        while "resultSetMetaData" not in answer and answer.get("code") in ("333334", "333333", None):
+        pauses = chain(POLL_SECONDS, repeat(POLL_SECONDS[-1]))
+        while _is_running(answer):
             if not handle:
                 raise RosettaError(ErrorKind.DESTINATION_UNAVAILABLE, f"Snowflake gave no handle when asked to {what}")
             if self._clock() > deadline or self._stopped.is_set():
@@ -127,8 +128,7 @@ class SqlSession:
                     ErrorKind.DESTINATION_UNAVAILABLE,
                     f"Snowflake took longer than {limit_seconds:.0f} s to {what}: the statement was cancelled",
                 )
-            self._sleep(POLL_SECONDS[min(attempt, len(POLL_SECONDS) - 1)])
-            attempt += 1
+            self._sleep(next(pauses))
             answer = self._call("GET", f"{self._url}/{handle}", what)
         return self._result(handle, answer, what)
 
@@ -156,12 +156,11 @@ class SqlSession:
             response = self._transport.send(
                 method, url, self._headers, renew=self._tokens.renew, params=params, content=content
             )
+            return json_object(response)
         except Refused as error:
             raise _statement_error(error, what) from None
         except (Unanswered, Unreachable) as error:
             raise classified(error, what) from None
-        answer: Any = response.json()
-        return answer if isinstance(answer, dict) else {}
 
     def _headers(self) -> dict[str, str]:
         return {
@@ -169,6 +168,10 @@ class SqlSession:
             "X-Snowflake-Authorization-Token-Type": "KEYPAIR_JWT",
             "Content-Type": "application/json",
         }
+
+
+def _is_running(answer: dict[str, Any]) -> bool:
+    return "resultSetMetaData" not in answer and answer.get("code") in _RUNNING_CODES
 
 
 def _text(value: Any) -> str | None:

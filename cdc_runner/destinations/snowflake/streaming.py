@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cdc_runner.destinations.snowflake.auth import KeyPairTokens, account_url, expiry_of
-from cdc_runner.destinations.snowflake.transport import Refused, Transport
+from cdc_runner.destinations.snowflake.transport import Refused, Transport, json_object
 from cdc_runner.spec import SnowflakeAddress
 
 TOKEN_RENEW_BEFORE_SECONDS = 60.0
@@ -171,8 +171,7 @@ class StreamingService:
         response = self._transport.send(
             "POST", url, headers, renew=self._renew_scoped, params=params, content=rows.body, repeatable=False
         )
-        answer: Any = response.json()
-        return str(answer.get("next_continuation_token", "")) if isinstance(answer, dict) else ""
+        return str(json_object(response).get("next_continuation_token", ""))
 
     def statuses(self, pipe: Pipe, channels: Sequence[str]) -> dict[str, ChannelStatus]:
         """Return the status of channels of one pipe; one that does not exist is not in the result."""
@@ -207,8 +206,7 @@ class StreamingService:
             params=params,
             content=content,
         )
-        answer: Any = response.json() if response.content else {}
-        return answer if isinstance(answer, dict) else {}
+        return json_object(response)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -121,54 +122,82 @@ class Transport:
             Unanswered: no answer to a request that is not repeatable, or to the last try.
             Unreachable: no connection at the last try.
         """
-        renewed = False
-
-        def attempt() -> httpx.Response:
-            nonlocal renewed
-            try:
-                return self._once(method, url, headers(), params, content)
-            except Refused as error:
-                if error.status != 401 or renewed:
-                    raise
-                renewed = True
-                renew()
-            return self._once(method, url, headers(), params, content)
-
-        def again(error: BaseException) -> bool:
-            if self._closing.is_set():
-                return False
-            if isinstance(error, Refused):
-                return error.temporary
-            return isinstance(error, Unreachable) or (isinstance(error, Unanswered) and repeatable)
-
-        def pause(seconds: float) -> None:
-            self._sleep(seconds)
-
+        request = _Request(self._client, method, url, headers, renew, params, content)
         retrying = Retrying(
             stop=stop_after_attempt(self._attempts),
             wait=_wait,
-            retry=retry_if_exception(again),
-            sleep=pause,
+            retry=retry_if_exception(partial(self._worth_another_try, repeatable)),
+            sleep=self._pause,
             reraise=True,
         )
-        return retrying(attempt)
+        return retrying(request.attempt)
 
-    def _once(
-        self, method: str, url: str, headers: Mapping[str, str], params: Mapping[str, str] | None, content: bytes | None
-    ) -> httpx.Response:
+    def _worth_another_try(self, repeatable: bool, error: BaseException) -> bool:
+        if self._closing.is_set():
+            return False
+        if isinstance(error, Refused):
+            return error.temporary
+        return isinstance(error, Unreachable) or (isinstance(error, Unanswered) and repeatable)
+
+    def _pause(self, seconds: float) -> None:
+        self._sleep(seconds)
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request that renews its token once, when the service refuses that; see `Transport.send`."""
+
+    client: httpx.Client
+    method: str
+    url: str
+    headers: Callable[[], Mapping[str, str]]
+    renew: Callable[[], object]
+    params: Mapping[str, str] | None
+    content: bytes | None
+    renewed: bool = False
+
+    def attempt(self) -> httpx.Response:
         try:
-            response = self._client.request(method, url, headers=dict(headers), params=params, content=content)
+            return self._once()
+        except Refused as error:
+            if error.status != 401 or self.renewed:
+                raise
+            self.renewed = True
+            self.renew()
+        return self._once()
+
+    def _once(self) -> httpx.Response:
+        headers = dict(self.headers())
+        try:
+            response = self.client.request(
+                self.method, self.url, headers=headers, params=self.params, content=self.content
+            )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise Unreachable(type(error).__name__) from None
         except RuntimeError:
             # The client was closed by another thread.
             raise Unreachable("closed") from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             # The text of these errors may hold the URL, which holds tokens.
             raise Unanswered(type(error).__name__) from None
         if response.status_code < 400:
             return response
         raise _refusal(response)
+
+
+def json_object(response: httpx.Response) -> dict[str, Any]:
+    """Return the object that an answer holds; empty when it holds nothing, or other JSON.
+
+    Raises:
+        Unanswered: it is no JSON, so it is not the service that has answered, but something on the way to it.
+    """
+    if not response.content:
+        return {}
+    try:
+        answer: Any = response.json()
+    except ValueError:
+        raise Unanswered("what came is no JSON") from None
+    return answer if isinstance(answer, dict) else {}
 
 
 def _refusal(response: httpx.Response) -> Refused:

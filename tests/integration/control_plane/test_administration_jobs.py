@@ -11,7 +11,8 @@ import yaml
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.pipelines import source_place
 from tests.support.receiver import receiving
-from tests.support.snowflake_server import ACCOUNT, DATABASE, USER
+from tests.support.snowflake_door import ACCOUNT, USER
+from tests.support.snowflake_server import DATABASE
 
 pytestmark = [pytest.mark.dagster, pytest.mark.pg]
 

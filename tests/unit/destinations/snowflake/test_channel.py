@@ -110,7 +110,7 @@ def test_refused_rows_are_counted(snowflake: SnowflakeServer, service: Streaming
 
 
 def test_tokens_are_renewed_before_and_after_they_are_refused(snowflake: SnowflakeServer, service: StreamingService):
-    snowflake.token_seconds = 30.0  # less than what is kept in reserve: each call asks for another
+    snowflake.door.token_seconds = 30.0  # less than what is kept in reserve: each call asks for another
     channel = channel_of(service)
     deliver(channel, rows(1))
     assert snowflake.calls["token"] > 2

@@ -110,6 +110,18 @@ def test_a_refused_statement_is_named_without_its_text(snowflake: SnowflakeServe
     transport.close()
 
 
+def test_an_answer_of_something_on_the_way_is_no_result(snowflake: SnowflakeServer):
+    address = address_of(snowflake)
+    transport = Transport(sleep=lambda seconds: None)
+    session = SqlSession(address, KeyPairTokens(address), transport)
+    snowflake.fail("sql", "proxy")
+    with pytest.raises(RosettaError, match=r"did not answer when asked to count \(what came is no JSON") as caught:
+        session.run("SELECT 1", "count")
+    assert caught.value.kind is ErrorKind.DESTINATION_UNAVAILABLE
+    assert session.run("SELECT 2", "count").value == "2"
+    transport.close()
+
+
 def test_a_wait_that_the_service_asks_for_is_kept(snowflake: SnowflakeServer):
     waits: list[float] = []
     address = address_of(snowflake)

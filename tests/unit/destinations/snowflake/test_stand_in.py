@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from cdc_runner.destinations.snowflake.auth import fingerprint
+from tests.support.snowflake_door import ACCOUNT, USER
 from tests.support.snowflake_key import user_key
-from tests.support.snowflake_server import ACCOUNT, USER, SnowflakeServer
+from tests.support.snowflake_server import SnowflakeServer
 
 PIPE = "databases/ANALYTICS/schemas/MAIN/pipes/T-STREAMING"
 
@@ -143,5 +144,5 @@ def test_sizes_rates_and_expired_tokens_are_noticed(server: SnowflakeServer, raw
         raw.append(number, number)
     assert "requests in a second" in server.violations[0]
     assert httpx.put(f"{server.url}/v2/streaming/{PIPE}/channels/C", json={}).status_code == 401
-    server._tokens.clear()
+    server.door.forget_tokens()
     assert raw.open().status_code == 401

@@ -181,16 +181,7 @@ def record_schema_change(
     """
     old = None if old_schema is None else _as_stored(old_schema)
     new = None if new_schema is None else _as_stored(new_schema)
-    values: dict[str, Any] = {"is_changes_schema": old is not None, "is_dropped": new is None}
-    if new is not None:
-        values["schema_table"] = new
-    metadata_id = session.scalars(
-        insert(TableMetadata)
-        .values(source_id=source_id, schema_name=table.schema, table_name=table.name, **values)
-        .on_conflict_do_update(constraint="table_metadata_list_table_key", set_=values)
-        .returning(TableMetadata.id)
-    ).one()
-    # The upsert above holds the row's lock, so that the next version is counted by one writer at a time.
+    metadata_id = _store_present(session, source_id, table, new, changed=old is not None)
     latest = session.scalars(
         select(SchemaEvolution)
         .where(SchemaEvolution.table_metadata_list_id == metadata_id)
@@ -214,6 +205,24 @@ def record_schema_change(
     if old is not None or version > 1:
         _tell_schema_change(session, source_id, table, found, version)
     return version
+
+
+def _store_present(
+    session: Session, source_id: int, table: TableId, schema: dict[str, Any] | None, *, changed: bool
+) -> int:
+    """Store a table's present schema, None for a dropped one, and return the id of its row.
+
+    The row is locked until the transaction ends, so that the next version is counted by one writer at a time.
+    """
+    values: dict[str, Any] = {"is_changes_schema": changed, "is_dropped": schema is None}
+    if schema is not None:
+        values["schema_table"] = schema
+    return session.scalars(
+        insert(TableMetadata)
+        .values(source_id=source_id, schema_name=table.schema, table_name=table.name, **values)
+        .on_conflict_do_update(constraint="table_metadata_list_table_key", set_=values)
+        .returning(TableMetadata.id)
+    ).one()
 
 
 def _tell_schema_change(

@@ -92,46 +92,35 @@ def ahead(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     Raises:
         BaseException: what the iterator raised, after the items before it.
     """
-    ready: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(maxsize=1)
-    wanted = threading.Event()
-    wanted.set()
+    # An item alone in a tuple, or how it ended.
+    ready: queue.SimpleQueue[tuple[Item] | BaseException | None] = queue.SimpleQueue()
+    given_up = threading.Event()
     # Large values make large items: only one is computed, or waits, while another is applied.
     turn = threading.Semaphore(1)
-
-    def hand(item: Item | None, error: BaseException | None, *, last: bool) -> None:
-        while wanted.is_set():
-            try:
-                ready.put((item, error, last), timeout=0.1)
-                return
-            except queue.Full:
-                continue
 
     def work() -> None:
         try:
             turn.acquire()
             for item in make():
-                hand(item, None, last=False)
+                ready.put((item,))
                 del item
-                while not turn.acquire(timeout=0.1):
-                    if not wanted.is_set():
-                        return
-                if not wanted.is_set():
+                turn.acquire()
+                if given_up.is_set():
                     return
-            hand(None, None, last=True)
         except BaseException as error:
-            hand(None, error, last=True)
+            ready.put(error)
+        else:
+            ready.put(None)
 
     thread = threading.Thread(target=work, name="shape", daemon=True)
     thread.start()
     try:
-        while True:
-            item, error, last = ready.get()
+        while (made := ready.get()) is not None:
             turn.release()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield item  # type: ignore[misc]  # None only comes with the end or an error
+            if isinstance(made, BaseException):
+                raise made
+            yield made[0]
     finally:
-        wanted.clear()
+        given_up.set()
+        turn.release()
         thread.join()

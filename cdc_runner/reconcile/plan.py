@@ -154,39 +154,40 @@ def pair_columns(
     Raises:
         NotComparable: the target lacks a column, or the key has changed and the stream has not told of it yet.
     """
-    by_number = {column.number: column for column in present.stream_columns if column.number}
-    by_name = {column.name: column for column in present.stream_columns}
     left_out: dict[str, str] = {}
     pairs: dict[str, tuple[Pair, Pair]] = {}
     partner: dict[str, str] = {}
-    for column in known.schema.stream_columns:
-        if column.name in rules.added:
-            continue
-        origin = rules.origins.get(column.name, column)
-        source = by_number.get(origin.number) if origin.number else by_name.get(origin.name)
+    for name, source in _partners(present, known, rules):
         if source is None:
-            left_out[column.name] = "the source does not have it any more"
+            left_out[name] = "the source does not have it any more"
             continue
-        if column.name not in there:
-            raise NotComparable(f"the target has no column {column.name}")
-        partner[source.name] = column.name
-        if column.name in rules.altered:
-            left_out[column.name] = rules.altered[column.name]
-            continue
-        found = pair(column.name, source)
+        if name not in there:
+            raise NotComparable(f"the target has no column {name}")
+        partner[source.name] = name
+        found = rules.altered[name] if name in rules.altered else pair(name, source)
         if isinstance(found, str):
-            left_out[column.name] = found
+            left_out[name] = found
         else:
-            pairs[column.name] = found
-    for name in by_name:
-        if name not in partner and name not in rules.left_behind:
-            left_out[name] = "the target does not have it yet; it comes with the table's next change"
+            pairs[name] = found
+    for column in present.stream_columns:
+        if column.name not in partner and column.name not in rules.left_behind:
+            left_out[column.name] = "the target does not have it yet; it comes with the table's next change"
     key = tuple(partner.get(name, "") for name in present.key)
     if key != known.schema.key or any(name not in pairs for name in key):
         raise NotComparable("its key is not that of the target: it has changed, or its values cannot be compared")
     if not pairs:
         raise NotComparable("none of its columns can be compared")
     return key, pairs, left_out
+
+
+def _partners(present: TableSchema, known: TableState, rules: Rules) -> Iterator[tuple[str, Column | None]]:
+    """Yield the target's columns that come from the source, with the column there; None when it is gone."""
+    by_number = {column.number: column for column in present.stream_columns if column.number}
+    by_name = {column.name: column for column in present.stream_columns}
+    for column in known.schema.stream_columns:
+        if column.name not in rules.added:
+            origin = rules.origins.get(column.name, column)
+            yield column.name, by_number.get(origin.number) if origin.number else by_name.get(origin.name)
 
 
 def _fixed(text: str, target: Column) -> tuple[str, str] | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,20 @@ class Queued:
         return {"queued": self.queued, "already_open": self.open, "refused": self.refused}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Target:
+    """A table of a destination that a request is about, and the source's table that it is a copy of."""
+
+    row: PipelineDestination
+    source: TableId
+    table: TableId
+
+    @property
+    def name(self) -> str:
+        """As people are told of it: `destination: schema.table`."""
+        return f"{self.row.destination.name}: {self.table}"
+
+
 def start_backfill(session: Session, request: BackfillRequest) -> Queued:
     """Queue backfills, one for each target table; the running pipeline does them.
 
@@ -71,68 +85,71 @@ def start_backfill(session: Session, request: BackfillRequest) -> Queued:
             be. Nothing was queued.
     """
     pipeline = get_pipeline(session, request.pipeline)
-    mode = request.mode.upper()
-    if mode not in MODES:
-        raise RosettaError(ErrorKind.CONFIG_INVALID, f"mode must be one of {', '.join(MODES).lower()}")
-    if not -1000 <= request.priority <= 1000:
-        raise RosettaError(ErrorKind.CONFIG_INVALID, "priority must be between -1000 and 1000")
-    parsed = parse_backfill_filter(request.filter)
-    if parsed is not None and mode != "BACKFILL":
-        raise RosettaError(
-            ErrorKind.CONFIG_INVALID, f"a filter goes with mode backfill only: {mode.lower()} is of whole tables"
-        )
-    outcome = Queued()
-    chosen = [sync for row in _destinations(pipeline, request) for sync in _tables(row, request)]
-    if not chosen:
+    mode, condition = _checked(request)
+    targets = _targets(pipeline, request)
+    if not targets:
         wanted = ", ".join(request.tables) or "any table"
         raise RosettaError(
             ErrorKind.NOT_FOUND,
             f"pipeline {pipeline.name} has no table at its destinations that matches {wanted[:200]}",
         )
-    unfit = _unfit(session, pipeline.name, chosen) if mode == "REBUILD" else {}
-    for row, source, target in chosen:
-        name = f"{row.destination.name}: {target}"
-        if (row.id, target) in unfit:
-            outcome.refused[name] = unfit[row.id, target]
+    unfit = _unfit(session, pipeline.name, targets) if mode == "REBUILD" else {}
+    outcome = Queued()
+    for one in targets:
+        if one in unfit:
+            outcome.refused[one.name] = unfit[one]
             continue
-        if row.destination.type != "postgres":
-            outcome.refused[name] = "its type takes no backfills yet: rosetta pipeline refresh copies everything"
+        if one.row.destination.type != "postgres":
+            outcome.refused[one.name] = "its type takes no backfills yet: rosetta pipeline refresh copies everything"
             continue
         identifier = backfills.enqueue(
             session,
             pipeline.id,
             pipeline.source_id,
-            row.id,
-            source,
-            target,
+            one.row.id,
+            one.source,
+            one.table,
             mode=mode,
-            filter_sql=None if parsed is None else parsed.sql,
+            filter_sql=None if condition is None else condition.sql,
             priority=request.priority,
             requested_by=request.requested_by,
         )
         if identifier is None:
-            outcome.open.append(name)
+            outcome.open.append(one.name)
         else:
             session.flush()
             outcome.queued.append(show_backfill(session, identifier))
     return outcome
 
 
-def _unfit(
-    session: Session, pipeline: str, chosen: Sequence[tuple[PipelineDestination, TableId, TableId]]
-) -> dict[tuple[int, TableId], str]:
+def _checked(request: BackfillRequest) -> tuple[str, RowFilter | None]:
+    """Return mode and filter of a request that can be."""
+    mode = request.mode.upper()
+    if mode not in MODES:
+        raise RosettaError(ErrorKind.CONFIG_INVALID, f"mode must be one of {', '.join(MODES).lower()}")
+    if not -1000 <= request.priority <= 1000:
+        raise RosettaError(ErrorKind.CONFIG_INVALID, "priority must be between -1000 and 1000")
+    condition = parse_backfill_filter(request.filter)
+    if condition is not None and mode != "BACKFILL":
+        raise RosettaError(
+            ErrorKind.CONFIG_INVALID, f"a filter goes with mode backfill only: {mode.lower()} is of whole tables"
+        )
+    return mode, condition
+
+
+def _unfit(session: Session, pipeline: str, targets: Sequence[_Target]) -> dict[_Target, str]:
     """Return the targets that cannot be replaced by new tables, with the reason, as far as that is known now."""
     from cdc_runner.services.rebuild import why_not_rebuildable
 
-    found: dict[tuple[int, TableId], str] = {}
-    for row in {row.id: row for row, _, _ in chosen if row.destination.type == "postgres"}.values():
-        targets = [target for one, _, target in chosen if one.id == row.id]
+    found: dict[_Target, str] = {}
+    for row in {one.row.id: one.row for one in targets if one.row.destination.type == "postgres"}.values():
+        mine = {one.table: one for one in targets if one.row.id == row.id}
         try:
-            reasons = why_not_rebuildable(session, pipeline, row.id, targets)
+            reasons = why_not_rebuildable(session, pipeline, row.id, list(mine))
         except RosettaError:
             # The pipeline looks again, and says then what is wrong.
             continue
-        found |= {(row.id, target): reason for target, reason in reasons.items()}
+        found |= {mine[table]: reason for table, reason in reasons.items()}
     return found
 
 
@@ -143,9 +160,8 @@ def rebuild_obstacles(session: Session, request: BackfillRequest) -> dict[str, s
         RosettaError: NOT_FOUND.
     """
     pipeline = get_pipeline(session, request.pipeline)
-    chosen = [one for row in _destinations(pipeline, request) for one in _tables(row, request)]
-    names = {row.id: row.destination.name for row, _, _ in chosen}
-    return {f"{names[place]}: {target}": why for (place, target), why in _unfit(session, pipeline.name, chosen).items()}
+    unfit = _unfit(session, pipeline.name, _targets(pipeline, request))
+    return {one.name: reason for one, reason in unfit.items()}
 
 
 def meant_targets(session: Session, request: BackfillRequest) -> list[str]:
@@ -154,9 +170,7 @@ def meant_targets(session: Session, request: BackfillRequest) -> list[str]:
     Raises:
         RosettaError: NOT_FOUND.
     """
-    pipeline = get_pipeline(session, request.pipeline)
-    chosen = [one for row in _destinations(pipeline, request) for one in _tables(row, request)]
-    return [f"{row.destination.name}: {target}" for row, _, target in chosen]
+    return [one.name for one in _targets(get_pipeline(session, request.pipeline), request)]
 
 
 def parse_backfill_filter(value: str | Mapping[str, Any] | None) -> RowFilter | None:
@@ -232,15 +246,21 @@ def _destinations(pipeline: Pipeline, request: BackfillRequest) -> list[Pipeline
     return [row for name, row in known.items() if not request.destinations or name in request.destinations]
 
 
-def _tables(row: PipelineDestination, request: BackfillRequest) -> list[tuple[PipelineDestination, TableId, TableId]]:
-    found = []
+def _targets(pipeline: Pipeline, request: BackfillRequest) -> list[_Target]:
+    """Return what a request is about, destination by destination, in order of the source's tables."""
+    return [
+        one
+        for row in _destinations(pipeline, request)
+        for one in sorted(_targets_at(row, request.tables), key=lambda one: (one.source, one.table))
+    ]
+
+
+def _targets_at(row: PipelineDestination, patterns: Sequence[str]) -> Iterator[_Target]:
     for sync in row.table_syncs:
-        if sync.origin != "RESOLVED" or sync.load_state == "EXCLUDED":
-            continue
-        source, target = _ids(sync)
-        if not request.tables or matches(source, request.tables) or matches(target, request.tables):
-            found.append((row, source, target))
-    return sorted(found, key=lambda one: (one[1], one[2]))
+        if sync.origin == "RESOLVED" and sync.load_state != "EXCLUDED":
+            source, table = _ids(sync)
+            if not patterns or matches(source, patterns) or matches(table, patterns):
+                yield _Target(row, source, table)
 
 
 def _ids(sync: TableSync) -> tuple[TableId, TableId]:

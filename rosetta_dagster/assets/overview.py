@@ -56,7 +56,6 @@ def overview_event(
 ) -> AssetMaterialization:
     """Return the event of this minute; `rates` are rows per second by pipeline, `line` is the one-line status."""
     flows = {flow.pipeline: flow for flow in overview.flows}
-    known = [rate for rate in rates.values() if rate is not None]
     metadata: dict[str, MetadataValue] = {
         "status": MetadataValue.text(line),
         "needs attention": _attention(health),
@@ -87,21 +86,28 @@ def overview_event(
         "pictures": MetadataValue.asset(PICTURES_KEY),
         "jobs": _links(),
     }
-    metadata |= _numbers(overview)
+    metadata |= _numbers(overview) | _totals(health, rates)
+    return AssetMaterialization(asset_key=OVERVIEW_KEY, description=line, metadata=metadata)
+
+
+def _totals(health: Sequence[PipelineHealth], rates: Mapping[str, float | None]) -> dict[str, MetadataValue]:
+    """Return sums and maxima over the pipelines, each where there is something to tell."""
+    found: dict[str, MetadataValue] = {}
     parked = sum(stream.parked_bytes for one in health for stream in one.streams)
     if parked:
-        metadata["parked bytes"] = MetadataValue.int(parked)
+        found["parked bytes"] = MetadataValue.int(parked)
     if waiting := _dead_letters(health):
-        metadata["dead letters by table"] = waiting
+        found["dead letters by table"] = waiting
+    known = [rate for rate in rates.values() if rate is not None]
     if known:
-        metadata["rows per second"] = MetadataValue.float(round(sum(known), 2))
+        found["rows per second"] = MetadataValue.float(round(sum(known), 2))
     lags = [one.worst_lag_ms for one in health if one.worst_lag_ms is not None]
     if lags:
-        metadata["worst lag ms"] = MetadataValue.int(max(lags))
+        found["worst lag ms"] = MetadataValue.int(max(lags))
     kept = [one.retained_wal_bytes for one in health if one.retained_wal_bytes is not None]
     if kept:
-        metadata["most slot WAL bytes"] = MetadataValue.int(max(kept))
-    return AssetMaterialization(asset_key=OVERVIEW_KEY, description=line, metadata=metadata)
+        found["most slot WAL bytes"] = MetadataValue.int(max(kept))
+    return found
 
 
 def _dead_letters(health: Sequence[PipelineHealth]) -> MetadataValue | None:

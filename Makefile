@@ -61,7 +61,7 @@ bench-dlt:
 # Every test of a pipeline, the long ones too, with the engine pgoutput.
 test-pgoutput: $(STAMP)
 	ROSETTA_TEST_ENGINE=pgoutput $(BIN)/python -m pytest -m "slow or not slow" tests/integration/pipeline tests/faults \
-	  tests/integration/capture/test_pgoutput_stream.py $(ARGS)
+	  tests/integration/capture/test_pgoutput_stream.py tests/integration/capture/test_pgoutput_transactions.py $(ARGS)
 
 # Hashes of the package index; nothing of this machine's pip settings may leak into the lock file.
 lock: $(STAMP)

@@ -15,7 +15,7 @@ import pytest
 from cdc_runner.capture.inspect import read_tables
 from cdc_runner.capture.readable import unreadable
 from cdc_runner.schema import Column, TableSchema
-from tests.support import type_cases
+from tests.support import random_values, type_cases
 from tests.support.debezium_child import Rows, stream_rows
 from tests.support.servers import Database, PostgresServer
 
@@ -96,9 +96,9 @@ def create(database: Database) -> None:
 
 def values_of(type_name: str) -> list[str]:
     values = list(type_cases.CASES[type_name])
-    if type_name in type_cases.RANDOM:
+    if type_name in random_values.RANDOM:
         source = random.Random(f"{SEED} {type_name}")
-        values += [type_cases.RANDOM[type_name](source) for _ in range(RANDOM_VALUES)]
+        values += [random_values.RANDOM[type_name](source) for _ in range(RANDOM_VALUES)]
     return values
 
 

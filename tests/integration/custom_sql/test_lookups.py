@@ -6,6 +6,7 @@ import dataclasses
 import random
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 
 import pytest
 
@@ -189,30 +190,27 @@ def role(target_database: Database) -> Iterator[Database]:
     target_database.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
+def _findings(source: Database, destination: Database, sql: str) -> dict[str, list[str]]:
+    """Return what the doctor says of custom SQL of table t, by level."""
+    syncs = (TableSync(1, "public.t", "named", TableShape(custom_sql=sql)), TableSync(2, "public.t"))
+    report = examine(
+        PipelineSpec(
+            1, "p", 1, SourceSpec(1, "shop", source.address(), "pub", "slot", ("public.*",), "pgoutput"),
+            (DestinationSpec(1, 1, "wh", "postgres", destination.address(), None, syncs),),
+        )
+    )  # fmt: skip
+    told = [one for one in report.findings if one.check in ("shape", "lookups")]
+    return {level: [one.what + one.solution for one in told if one.level == level] for level in ("error", "ok")}
+
+
 def test_the_right_to_read_is_missed_by_the_doctor_and_at_run_time(pipeline: PipelineHarness, role: Database) -> None:
     """With the statement that gives it; and a table that the pipeline writes is not one to look up."""
     source, target = pipeline.source, pipeline.targets["target"]
+    findings = partial(_findings, source, role)
     source.execute("CREATE TABLE t (id int PRIMARY KEY, code int); INSERT INTO t VALUES (1, 1)")
     target.execute("CREATE SCHEMA ref; CREATE TABLE ref.names (code int PRIMARY KEY, name text)")
     target.execute("INSERT INTO ref.names VALUES (1, 'one')")
     sql = "SELECT t.id, n.name FROM t LEFT JOIN destination.ref.names n ON n.code = t.code"
-
-    def findings(sql: str) -> dict[str, list[str]]:
-        syncs = (TableSync(1, "public.t", "named", TableShape(custom_sql=sql)), TableSync(2, "public.t"))
-        report = examine(
-            PipelineSpec(
-                1, "p", 1, SourceSpec(1, "shop", source.address(), "pub", "slot", ("public.*",), "pgoutput"),
-                (DestinationSpec(1, 1, "wh", "postgres", role.address(), None, syncs),),
-            )
-        )  # fmt: skip
-        return {
-            level: [
-                one.what + one.solution
-                for one in report.findings
-                if one.level == level and one.check in ("shape", "lookups")
-            ]
-            for level in ("error", "ok")
-        }
 
     (error,) = findings(sql)["error"]
     assert "target public.named: custom SQL: the destination's role may not read table ref.names" in error

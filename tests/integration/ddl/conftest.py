@@ -12,9 +12,12 @@ import pytest
 from cdc_runner.capture.inspect import read_tables
 from cdc_runner.connections import connect
 from cdc_runner.destinations.postgres import ddl, types
-from cdc_runner.schema import TableId, TableSchema, quote_identifier, quote_literal
+from cdc_runner.destinations.postgres.target_table import read_target
+from cdc_runner.schema import Column, TableId, TableSchema, quote_identifier, quote_literal
 from cdc_runner.shaping.evolution import SchemaChange, diff
 from tests.support.servers import Database, PostgresServer
+
+TABLE = TableId("public", "t")
 
 
 @dataclass
@@ -88,6 +91,21 @@ class Pair:
         source, target = self.rows(schema)
         assert source == target
         assert source, "the comparison of empty tables says nothing"
+
+
+def there(pair: Pair) -> dict[str, Column]:
+    """Return the columns of the target table."""
+    found = read_target(pair.target, TABLE)
+    assert found is not None
+    return {name: column.column for name, column in found.columns.items()}
+
+
+def start(pair: Pair, *statements: str) -> TableSchema:
+    """Make a table at the source, and the same at the target; return how it is."""
+    pair.at_source(*statements)
+    schema = pair.create()
+    pair.copy(schema)
+    return schema
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,22 @@ CREATE TABLE bag (a int, b text);
 ALTER TABLE bag REPLICA IDENTITY FULL;
 INSERT INTO bag VALUES (1, 'x'), (1, 'x'), (2, NULL);
 """
+SYNCS: list[dict[str, object]] = [
+    {"table": "public.account", "target": "history", "mode": "history", "mask": {"owner": {"truncate": 1}}},
+    {
+        "table": "public.account", "target": "rich", "mode": "history", "filter": "balance >= 10",
+        "columns": ["id", "balance"], "rename": {"balance": "amount"},
+    },
+    {"table": "public.account"},
+    {"table": "public.bag", "mode": "history"},
+]  # fmt: skip
+TRANSACTIONS = (
+    "BEGIN; UPDATE account SET balance = 50 WHERE id = 1; UPDATE account SET balance = 60 WHERE id = 1; COMMIT",
+    "UPDATE account SET id = 101 WHERE id = 2; UPDATE account SET balance = 1 WHERE id = 15",
+    "INSERT INTO account VALUES (30, 'new', 5, NULL), (31, 'new', 31, 'x'); DELETE FROM account WHERE id = 30",
+    "UPDATE bag SET a = 9 WHERE b = 'x'; INSERT INTO bag VALUES (3, 'y'); DELETE FROM bag WHERE b IS NULL",
+    "TRUNCATE account; INSERT INTO account VALUES (1, 'last', 100, 'z')",
+)
 ORDER = "ORDER BY _rosetta_lsn, _rosetta_ordinal"
 
 
@@ -27,34 +43,15 @@ ORDER = "ORDER BY _rosetta_lsn, _rosetta_ordinal"
 def test_every_change_is_a_row(pipeline: PipelineHarness) -> None:
     source, target = pipeline.source, pipeline.targets["target"]
     source.execute(SETUP)
-    pipeline.configure(
-        syncs=[
-            {"table": "public.account", "target": "history", "mode": "history", "mask": {"owner": {"truncate": 1}}},
-            {
-                "table": "public.account", "target": "rich", "mode": "history", "filter": "balance >= 10",
-                "columns": ["id", "balance"], "rename": {"balance": "amount"},
-            },
-            {"table": "public.account"},
-            {"table": "public.bag", "mode": "history"},
-        ]
-    )  # fmt: skip
+    pipeline.configure(syncs=SYNCS)
     pipeline.start()
     pipeline.wait_caught_up()
     first = "SELECT DISTINCT _rosetta_operation, _rosetta_ordinal, _rosetta_committed_at, _rosetta_unchanged FROM {}"
     for table, rows in (("history", 20), ("rich", 11), ("bag", 3)):
         assert target.execute(f"SELECT count(*) FROM {table}") == [(rows,)]
         assert target.execute(first.format(table)) == [("r", 0, None, None)]
-    source.execute(
-        "BEGIN; UPDATE account SET balance = 50 WHERE id = 1; UPDATE account SET balance = 60 WHERE id = 1; COMMIT"
-    )
-    source.execute("UPDATE account SET id = 101 WHERE id = 2; UPDATE account SET balance = 1 WHERE id = 15")
-    source.execute(
-        "INSERT INTO account VALUES (30, 'new', 5, NULL), (31, 'new', 31, 'x'); DELETE FROM account WHERE id = 30"
-    )
-    source.execute(
-        "UPDATE bag SET a = 9 WHERE b = 'x'; INSERT INTO bag VALUES (3, 'y'); DELETE FROM bag WHERE b IS NULL"
-    )
-    source.execute("TRUNCATE account; INSERT INTO account VALUES (1, 'last', 100, 'z')")
+    for transaction in TRANSACTIONS:
+        source.execute(transaction)
     pipeline.wait_caught_up()
     told = "_rosetta_operation, id, owner, balance::int, _rosetta_unchanged"
     kept = f"SELECT {told} FROM history WHERE _rosetta_ordinal > 0 {ORDER}"

@@ -34,6 +34,16 @@ SYNCS: list[dict[str, object]] = [
     {"table": "public.kept", "mode": "soft_delete"},
     {"table": "public.log", "mode": "history", "rename": {"v": "value"}},
 ]
+CHANGES = (
+    "UPDATE person SET region = 'US' WHERE id = 2; UPDATE person SET region = 'EU' WHERE id IN (3, 5)",
+    "UPDATE person SET name = 'new' WHERE id IN (4, 6, 7); UPDATE person SET id = 108 WHERE id = 8",
+    "DELETE FROM person WHERE id IN (9, 10); UPDATE person SET note = 'x' WHERE id = 12",
+    "INSERT INTO person SELECT 200, region, name, email, phone, ssn, note FROM person WHERE id = 4",
+    "DELETE FROM line WHERE ctid IN (SELECT min(ctid) FROM line WHERE at < 2 GROUP BY at)",
+    "UPDATE line SET at = 0 WHERE at = 2; INSERT INTO line VALUES (7, 'seven', 'secret')",
+    "DELETE FROM kept WHERE id = 1; UPDATE kept SET v = 'c' WHERE id = 2; INSERT INTO kept VALUES (3, 'd')",
+    "UPDATE log SET v = 'b'; DELETE FROM log; INSERT INTO log VALUES (1, 'c'); TRUNCATE log",
+)
 
 
 def rows(pipeline: SnowflakePipeline, columns: str, table: str) -> list[tuple[object, ...]]:
@@ -61,16 +71,8 @@ def test_shapes_are_the_same_for_load_and_stream(snowflake_pipeline: SnowflakePi
     assert all(len(str(one)) == 64 for row in hashes for one in row[1:])
     assert rows(pipeline, '"AT", "WHAT", "SECRET"', "LINE") == [(1, "w1", "-")] * 3 + [(2, "w2", "-")] * 3
 
-    source.execute("UPDATE person SET region = 'US' WHERE id = 2; UPDATE person SET region = 'EU' WHERE id IN (3, 5)")
-    source.execute("UPDATE person SET name = 'new' WHERE id IN (4, 6, 7); UPDATE person SET id = 108 WHERE id = 8")
-    source.execute("DELETE FROM person WHERE id IN (9, 10); UPDATE person SET note = 'x' WHERE id = 12")
-    source.execute("INSERT INTO person SELECT 200, region, name, email, phone, ssn, note FROM person WHERE id = 4")
-    source.execute("DELETE FROM line WHERE ctid IN (SELECT min(ctid) FROM line WHERE at < 2 GROUP BY at)")
-    source.execute("UPDATE line SET at = 0 WHERE at = 2; INSERT INTO line VALUES (7, 'seven', 'secret')")
-    source.execute(
-        "DELETE FROM kept WHERE id = 1; UPDATE kept SET v = 'c' WHERE id = 2; INSERT INTO kept VALUES (3, 'd')"
-    )
-    source.execute("UPDATE log SET v = 'b'; DELETE FROM log; INSERT INTO log VALUES (1, 'c'); TRUNCATE log")
+    for statements in CHANGES:
+        source.execute(statements)
     pipeline.wait_landed()
     assert_customers(pipeline)
     before = {str(name): email for name, _, email in hashes}

@@ -10,11 +10,11 @@ import redis
 
 from cdc_runner.errors import RosettaError
 from cdc_runner.failpoints import Failpoint, arm
-from tests.faults.test_kill import SETUP, Load, Watcher
 from tests.support.backfills import WRITTEN, Backfills, Writer, fill
 from tests.support.dead_letters import different_keys, waiting_entries
 from tests.support.pipelines import PipelineHarness
 from tests.support.servers import RedisServer
+from tests.support.transfers import SETUP, Transfers
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(900)]
@@ -44,9 +44,8 @@ def test_a_death_at_each_step_loses_and_repeats_nothing(pipeline: PipelineHarnes
     source.execute(SETUP)
     source.execute("INSERT INTO bulk SELECT i, repeat('b', 100) FROM generate_series(1000001, 1020000) i")
     pipeline.configure(settings={"load_chunk_bytes": 1 << 20})
-    load, watcher = Load(pipeline, 19), Watcher(pipeline, 200 * 1000)
-    load.start()
-    try:
+    with Transfers(pipeline, 19) as transfers:
+        transfers.load.start()
         for place in PLACES:
             # A start of the JVM takes its time.
             for times in (2,) if pipeline.engine == "debezium" else (1, 3):
@@ -55,18 +54,9 @@ def test_a_death_at_each_step_loses_and_repeats_nothing(pipeline: PipelineHarnes
                 pipeline.start()
                 pipeline.wait_caught_up(180)
                 pipeline.kill()
-                watcher.start()
+                transfers.watcher.start()
         pipeline.start()
-        load.stopping.set()
-        load.join(30)
-        pipeline.wait_caught_up(180)
-    finally:
-        load.stopping.set()
-        watcher.stopping.set()
-    watcher.join(10)
-    pipeline.assert_equal()
-    assert watcher.reads > 100
-    assert not watcher.wrong, f"{len(watcher.wrong)} of {watcher.reads} reads saw a sum that the source never had"
+        transfers.assert_exact(180)
 
 
 def test_a_death_at_the_exchange_of_a_rebuild_leaves_the_old_table_or_the_new_one(pipeline: PipelineHarness) -> None:

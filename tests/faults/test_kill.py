@@ -7,100 +7,16 @@ import random
 import subprocess
 import sys
 import threading
-from contextlib import closing
 from pathlib import Path
 
 import psutil
-import psycopg2
 import pytest
 
 from tests.support.pipelines import PipelineHarness
+from tests.support.transfers import SETUP, Load, Transfers
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(3600)]
-
-SETUP = """
-CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL, note text);
-INSERT INTO account SELECT i, 1000, repeat('n', 50) FROM generate_series(1, 200) i;
-CREATE TABLE entry (at int, line text);
-ALTER TABLE entry REPLICA IDENTITY FULL;
-INSERT INTO entry SELECT i % 5, 'same' FROM generate_series(1, 50) i;
-CREATE TABLE bulk (id bigint PRIMARY KEY, v text);
-"""
-
-
-class Load(threading.Thread):
-    """A mixed workload: transfers whose sum never changes, equal rows without a key, bulk statements now and then."""
-
-    def __init__(self, harness: PipelineHarness, seed: int) -> None:
-        super().__init__(daemon=True)
-        self.stopping = threading.Event()
-        self.transactions = 0
-        self._harness = harness
-        self._random = random.Random(seed)
-        self._next = 0
-
-    def run(self) -> None:
-        with closing(self._harness.source.connect()) as connection:
-            connection.autocommit = False
-            while not self.stopping.is_set():
-                with connection, connection.cursor() as cursor:
-                    self._one(cursor)
-                self.transactions += 1
-                self.stopping.wait(0.004)
-
-    def _one(self, cursor: psycopg2.extensions.cursor) -> None:
-        draw = self._random.random()
-        if draw < 0.7:
-            first, second = self._random.sample(range(1, 201), 2)
-            amount = self._random.randint(1, 50)
-            cursor.execute("UPDATE account SET balance = balance - %s WHERE id = %s", (amount, first))
-            cursor.execute("UPDATE account SET balance = balance + %s WHERE id = %s", (amount, second))
-            cursor.execute("INSERT INTO entry VALUES (%s, 'same')", (self._random.randint(0, 4),))
-        elif draw < 0.8:
-            cursor.execute("DELETE FROM entry WHERE ctid = (SELECT ctid FROM entry WHERE at = %s LIMIT 1)", (1,))
-        elif draw < 0.9:
-            old, new = self._random.randint(1, 200), self._random.randint(1, 200)
-            cursor.execute("SELECT balance FROM account WHERE id IN (%s, %s) FOR UPDATE", (old, new))
-            # Two accounts change their numbers.
-            cursor.execute("UPDATE account SET id = -id WHERE id IN (%s, %s)", (old, new))
-            if old != new:
-                cursor.execute("UPDATE account SET id = CASE id WHEN %s THEN %s ELSE %s END WHERE id IN (%s, %s)",
-                               (-old, new, old, -old, -new))  # fmt: skip
-            else:
-                cursor.execute("UPDATE account SET id = -id WHERE id = %s", (-old,))
-        elif draw < 0.97:
-            size = self._random.choice((10, 100, 500))
-            cursor.execute(
-                "INSERT INTO bulk SELECT i, 'v' FROM generate_series(%s, %s) i", (self._next, self._next + size - 1)
-            )
-            self._next += size
-        elif draw < 0.99:
-            # The last statements' rows: an update of everything would outrun any follower.
-            cursor.execute("UPDATE bulk SET v = v || '.' WHERE id BETWEEN %s AND %s", (self._next - 3000, self._next))
-        else:
-            cursor.execute("DELETE FROM bulk WHERE id %% 7 = 1 AND id < %s", (self._next,))
-
-
-class Watcher(threading.Thread):
-    """Reads the sum of the balances at the target all the time: it must be that of the source at every moment."""
-
-    def __init__(self, harness: PipelineHarness, total: int) -> None:
-        super().__init__(daemon=True)
-        self.stopping = threading.Event()
-        self.wrong: list[object] = []
-        self.reads = 0
-        self._harness = harness
-        self._total = total
-
-    def run(self) -> None:
-        with closing(self._harness.targets["target"].connect()) as connection, connection.cursor() as cursor:
-            while not self.stopping.wait(0.005):
-                cursor.execute("SELECT sum(balance), count(*) FROM account")
-                row = cursor.fetchone()
-                self.reads += 1
-                if row != (self._total, 200):
-                    self.wrong.append(row)
 
 
 @pytest.mark.both_engines
@@ -116,30 +32,24 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(pipeline: PipelineHarne
     pipeline.configure()
     pipeline.start()
     pipeline.wait_caught_up(180)
-    load, watcher = Load(pipeline, 7), Watcher(pipeline, 200 * 1000)
-    load.start()
-    watcher.start()
-    try:
+    with Transfers(pipeline, 7) as transfers:
+        transfers.load.start()
+        transfers.watcher.start()
         for number in range(kills):
             before = pipeline.position("target")
             if number % 5 == 1:
                 _copy_rows(pipeline, 10_000, number)
             if number % 10 == 3:
                 pipeline.source.execute("UPDATE whole SET v = v + 1")
-            wait_for(lambda before=before: pipeline.position("target") > before, 300, "the stream to move")  # type: ignore[misc]
+            _wait_beyond(pipeline, before, 300)
             threading.Event().wait(chance.uniform(0.0, 1.5))
             pipeline.kill()
             pipeline.start()
-        load.stopping.set()
-        load.join(30)
-        pipeline.wait_caught_up(600)
-    finally:
-        load.stopping.set()
-        watcher.stopping.set()
-    watcher.join(10)
-    pipeline.assert_equal()
-    assert watcher.reads > 100
-    assert not watcher.wrong, f"{len(watcher.wrong)} of {watcher.reads} reads saw a sum that the source never had"
+        transfers.assert_exact(600)
+
+
+def _wait_beyond(pipeline: PipelineHarness, before: int, timeout_seconds: float) -> None:
+    wait_for(lambda: pipeline.position("target") > before, timeout_seconds, "the stream to move")
 
 
 def _runner(harness: PipelineHarness) -> subprocess.Popen[bytes]:
@@ -168,40 +78,31 @@ def test_kills_of_the_supervisor_lose_and_repeat_nothing(pipeline: PipelineHarne
     pipeline.source.execute(SETUP)
     pipeline.configure()
     runner = pipeline.process = _runner(pipeline)
-    load, watcher = Load(pipeline, 13), Watcher(pipeline, 200 * 1000)
     try:
-        pipeline.wait_caught_up(120)
-        load.start()
-        watcher.start()
-        for number in range(kills):
-            before = pipeline.position("target")
-            wait_for(lambda before=before: pipeline.position("target") > before, 120, "the stream to move")  # type: ignore[misc]
-            child = wait_for(lambda: _pipeline_process(runner), 60, "the pipeline process")  # noqa: B023
-            assert child is not None
-            threading.Event().wait(chance.uniform(0.0, 1.0))
-            victim = ("supervisor", "pipeline", "both")[number % 3]
-            if victim != "pipeline":
-                runner.kill()
-                runner.wait(10)
-            if victim != "supervisor":
-                child.kill()
-            # The lease of a killed process ends by time; a test need not wait for that. A pipeline whose supervisor
-            # has died may still write, and is fenced off.
-            pipeline.config.execute("UPDATE runner_leases SET expires_at = clock_timestamp()")
-            if victim != "pipeline":
-                runner = pipeline.process = _runner(pipeline)
-        load.stopping.set()
-        load.join(30)
-        pipeline.wait_caught_up(180)
+        with Transfers(pipeline, 13) as transfers:
+            pipeline.wait_caught_up(120)
+            transfers.load.start()
+            transfers.watcher.start()
+            for number in range(kills):
+                _wait_beyond(pipeline, pipeline.position("target"), 120)
+                child = wait_for(lambda: _pipeline_process(runner), 60, "the pipeline process")  # noqa: B023
+                assert child is not None
+                threading.Event().wait(chance.uniform(0.0, 1.0))
+                victim = ("supervisor", "pipeline", "both")[number % 3]
+                if victim != "pipeline":
+                    runner.kill()
+                    runner.wait(10)
+                if victim != "supervisor":
+                    child.kill()
+                # The lease of a killed process ends by time; a test need not wait for that. A pipeline whose supervisor
+                # has died may still write, and is fenced off.
+                pipeline.config.execute("UPDATE runner_leases SET expires_at = clock_timestamp()")
+                if victim != "pipeline":
+                    runner = pipeline.process = _runner(pipeline)
+            transfers.assert_exact(180)
     finally:
-        load.stopping.set()
-        watcher.stopping.set()
         runner.terminate()
         runner.wait(60)
-    watcher.join(10)
-    pipeline.assert_equal()
-    assert watcher.reads > 100
-    assert not watcher.wrong, f"{len(watcher.wrong)} of {watcher.reads} reads saw a sum that the source never had"
 
 
 def _copy_rows(harness: PipelineHarness, rows: int, number: int) -> None:
@@ -218,8 +119,7 @@ def test_kills_during_the_initial_load_resume_by_chunk(pipeline: PipelineHarness
     source.execute("INSERT INTO bulk SELECT i, repeat('b', 400) FROM generate_series(1, 60000) i")
     source.execute("INSERT INTO entry SELECT i % 7, repeat('e', 200) FROM generate_series(1, 30000) i")
     pipeline.configure(settings={"load_chunk_bytes": 1 << 20, "load_workers": 2})
-    load = Load(pipeline, 11)
-    load._next = 10_000_000
+    load = Load(pipeline, 11, first_id=10_000_000)
     load.start()
     chance = random.Random(5)
     for _ in range(4):
@@ -227,8 +127,7 @@ def test_kills_during_the_initial_load_resume_by_chunk(pipeline: PipelineHarness
         threading.Event().wait(chance.uniform(1.5, 3.5))
         pipeline.kill()
     pipeline.start()
-    load.stopping.set()
-    load.join(30)
+    load.finish()
     pipeline.wait_caught_up(180)
     pipeline.assert_equal()
 
@@ -239,17 +138,15 @@ def test_engines_can_take_turns(pipeline: PipelineHarness) -> None:
     chance = random.Random(77)
     pipeline.source.execute(SETUP)
     pipeline.configure()
-    load, watcher = Load(pipeline, 13), Watcher(pipeline, 200 * 1000)
-    try:
+    with Transfers(pipeline, 13) as transfers:
         for turn, engine in enumerate(("pgoutput", "debezium", "pgoutput", "pgoutput", "debezium", "pgoutput")):
             pipeline.config.execute("UPDATE sources SET capture_engine = %s", (engine,))
             pipeline.start()
             if turn == 0:
                 pipeline.wait_caught_up(120)
-                load.start()
-                watcher.start()
-            before = pipeline.position("target")
-            wait_for(lambda before=before: pipeline.position("target") > before, 120, "the stream to move")  # type: ignore[misc]
+                transfers.load.start()
+                transfers.watcher.start()
+            _wait_beyond(pipeline, pipeline.position("target"), 120)
             _copy_rows(pipeline, 5_000, turn)
             threading.Event().wait(chance.uniform(0.0, 1.0))
             assert has_jvm(pipeline) == (engine == "debezium")
@@ -257,15 +154,7 @@ def test_engines_can_take_turns(pipeline: PipelineHarness) -> None:
                 assert pipeline.stop() == 0
             elif turn < 5:
                 pipeline.kill()
-        load.stopping.set()
-        load.join(30)
-        pipeline.wait_caught_up(120)
-    finally:
-        load.stopping.set()
-        watcher.stopping.set()
-    watcher.join(10)
-    pipeline.assert_equal()
-    assert not watcher.wrong, f"{len(watcher.wrong)} of {watcher.reads} reads saw a sum that the source never had"
+        transfers.assert_exact(120)
 
 
 def has_jvm(harness: PipelineHarness) -> bool:

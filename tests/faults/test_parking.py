@@ -81,6 +81,34 @@ def confirmed(pipeline: PipelineHarness) -> int:
     return int(rows[0][0])
 
 
+def _begin(
+    pipeline: PipelineHarness, link: TcpProxy, redis_url: str, *, behind_link: str = "target", **settings: object
+) -> None:
+    """Start a pipeline that parks after a second, one of its destinations behind a link, and wait for its load."""
+    pipeline.ports[behind_link] = link.port
+    pipeline.source.execute(SETUP)
+    pipeline.configure(settings={"park_after_seconds": 1, "heartbeat_seconds": 1, **settings})
+    pipeline.environment["REDIS_URL"] = redis_url
+    pipeline.start()
+    pipeline.wait_caught_up()
+
+
+def _cut_off_under_load(pipeline: PipelineHarness, link: TcpProxy) -> int:
+    """Let the destination be away, wait until batches are parked, and return the position at which it stands."""
+    link.refuse()
+    link.reset()
+    wait_for(lambda: pipeline.config.execute(STATE)[0][0] > 2, 60, "batches to be parked")
+    return pipeline.position("target")
+
+
+def _keep_alive(pipeline: PipelineHarness, seconds: float) -> None:
+    """Start the runner again whenever it has ended, for so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pipeline.ensure_running()
+        threading.Event().wait(0.5)
+
+
 @pytest.mark.parametrize("away", [6.0, pytest.param(600.0, marks=pytest.mark.slow)], ids=["short", "ten-minutes"])
 def test_a_destination_that_is_away_under_load_gets_everything(
     pipeline: PipelineHarness,
@@ -91,21 +119,13 @@ def test_a_destination_that_is_away_under_load_gets_everything(
     servers = own_servers("redis", fsync=True)
     assert servers.state.redis is not None
     redis = redis_server_of(servers.state.redis, servers.stack)
-    source, target = pipeline.source, pipeline.targets["target"]
+    target = pipeline.targets["target"]
     link = tcp_proxy(target.server.host, target.server.port)
-    pipeline.ports["target"] = link.port
-    source.execute(SETUP)
-    pipeline.configure(settings={"park_after_seconds": 1, "park_max_megabytes": 512, "heartbeat_seconds": 1})
-    pipeline.environment["REDIS_URL"] = redis.url
-    pipeline.start()
-    pipeline.wait_caught_up()
-    writer = Writer(source, 0.005)
+    _begin(pipeline, link, redis.url, park_max_megabytes=512)
+    writer = Writer(pipeline.source, 0.005)
     writer.start()
     try:
-        link.refuse()
-        link.reset()
-        wait_for(lambda: pipeline.config.execute(STATE)[0][0] > 2, 60, "batches to be parked")
-        held = pipeline.position("target")
+        held = _cut_off_under_load(pipeline, link)
         wait_for(lambda: confirmed(pipeline) > held, 30, "the slot to pass the destination")
         assert pipeline.config.execute(
             "SELECT count(*) FROM notification_log WHERE key_notification LIKE 'destination_parked:%' AND status = 'OPEN'"
@@ -117,17 +137,12 @@ def test_a_destination_that_is_away_under_load_gets_everything(
         wait_for(lambda: confirmed(pipeline) > before, 60, "parking to go on after the restart of Redis")
         # The runner dies while the destination is away, and is started again and again until that is back.
         pipeline.kill()
-        deadline = time.monotonic() + away / 2
-        while time.monotonic() < deadline:
-            pipeline.ensure_running()
-            threading.Event().wait(0.5)
+        _keep_alive(pipeline, away / 2)
         assert pipeline.position("target") == held
         link.heal()
         wait_for(lambda: _revived(pipeline) and pipeline.position("target") > before, 120, "what was parked to arrive")
         # Once more, with the runner alive until the end.
-        link.refuse()
-        link.reset()
-        wait_for(lambda: pipeline.config.execute(STATE)[0][0] > 2, 60, "batches to be parked again")
+        _cut_off_under_load(pipeline, link)
         threading.Event().wait(away / 4)
         link.heal()
         wait_for(lambda: pipeline.config.execute(STATE)[0] == (0, 0), 120, "nothing to be parked any more")
@@ -149,12 +164,7 @@ def test_others_flow_while_one_is_away_also_over_a_restart(
     pipeline = two_target_pipeline
     source = pipeline.source
     link = tcp_proxy("127.0.0.1", pipeline.targets["second"].server.port)
-    pipeline.ports["second"] = link.port
-    source.execute(SETUP)
-    pipeline.configure(settings={"park_after_seconds": 1, "heartbeat_seconds": 1})
-    pipeline.environment["REDIS_URL"] = redis_server.url
-    pipeline.start()
-    pipeline.wait_caught_up()
+    _begin(pipeline, link, redis_server.url, behind_link="second")
     link.refuse()
     link.reset()
     source.execute("UPDATE account SET balance = 7 WHERE id < 50")
@@ -190,12 +200,7 @@ def test_parked_changes_that_redis_loses_are_named_and_a_refresh_recovers(
     redis = redis_server_of(servers.state.redis, servers.stack)
     source, target = pipeline.source, pipeline.targets["target"]
     link = tcp_proxy(target.server.host, target.server.port)
-    pipeline.ports["target"] = link.port
-    source.execute(SETUP)
-    pipeline.configure(settings={"park_after_seconds": 1, "park_max_megabytes": 1, "heartbeat_seconds": 1})
-    pipeline.environment["REDIS_URL"] = redis.url
-    pipeline.start()
-    pipeline.wait_caught_up()
+    _begin(pipeline, link, redis.url, park_max_megabytes=1)
     link.refuse()
     link.reset()
     source.execute("UPDATE account SET balance = 1 WHERE id = 1")

@@ -171,22 +171,7 @@ def running_pages(
     (directory / "workspace.yaml").write_text(_WORKSPACE.format(root=ROOT, module=module))
     port = loopback_port.choose([], set())
     url = f"http://127.0.0.1:{port}"
-    environment = {
-        **os.environ,
-        "DAGSTER_HOME": str(dagster_home),
-        "DAGSTER_PG_HOST": storage.server.host,
-        "DAGSTER_PG_PORT": str(storage.server.port),
-        "DAGSTER_PG_USER": storage.server.username,
-        "DAGSTER_PG_PASSWORD": storage.server.password,
-        "DAGSTER_PG_DB": storage.name,
-        "CONFIG_DATABASE_URL": catalog.url(),
-        "CREDENTIAL_ENCRYPTION_KEY": KEY,
-        "ROSETTA_HOME": str(home),
-        "ROSETTA_DAGSTER_URL": url,
-        "ROSETTA_TEST_RUNNER": str(directory / "runner"),
-        "PYTHONPATH": str(ROOT),
-        **variables,
-    }
+    pages = DagsterPages(url, catalog, home)
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
     with (directory / "dagster.log").open("wb") as log:
         process = subprocess.Popen(
@@ -195,15 +180,32 @@ def running_pages(
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env=environment,
+            env={**_environment(pages, storage, directory), **variables},
             start_new_session=True,
         )
-    pages = DagsterPages(url, catalog, home)
     try:
         wait_for(lambda: _is_up(pages, process, directory / "dagster.log"), 180, "Dagster to tick")
         yield pages
     finally:
         _end(process)
+
+
+def _environment(pages: DagsterPages, storage: Database, directory: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DAGSTER_HOME": str(directory / "dagster"),
+        "DAGSTER_PG_HOST": storage.server.host,
+        "DAGSTER_PG_PORT": str(storage.server.port),
+        "DAGSTER_PG_USER": storage.server.username,
+        "DAGSTER_PG_PASSWORD": storage.server.password,
+        "DAGSTER_PG_DB": storage.name,
+        "CONFIG_DATABASE_URL": pages.catalog.url(),
+        "CREDENTIAL_ENCRYPTION_KEY": KEY,
+        "ROSETTA_HOME": str(pages.home),
+        "ROSETTA_DAGSTER_URL": pages.url,
+        "ROSETTA_TEST_RUNNER": str(directory / "runner"),
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def _is_up(pages: DagsterPages, process: subprocess.Popen[bytes], log: Path) -> bool:

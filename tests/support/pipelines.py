@@ -82,42 +82,12 @@ class PipelineHarness:
             "CREDENTIAL_ENCRYPTION_KEY": key,
             "ROSETTA_HOME": str(self.home),
         }
-        passwords = {"SOURCE_PASSWORD": self.source.server.password, **self.secrets}
-        slot = f"rosetta_{secrets.token_hex(4)}"
-        content: dict[str, object] = {
-            "sources": {
-                "shop": {
-                    "type": "postgres",
-                    **self._place(self.source, "source"),
-                    "password": {"env": "SOURCE_PASSWORD"},
-                    "publication": slot,
-                    "slot": slot,
-                    "tables": tables or ["*.*"],
-                    "capture_engine": self.engine,
-                }
-            },
-            "destinations": {},
-            "pipelines": {"shop": {"source": "shop", "status": "START", "destinations": []}},
+        content = self._content(tables or ["*.*"], syncs or (), settings or {}, schema)
+        passwords = {
+            "SOURCE_PASSWORD": self.source.server.password,
+            **self.secrets,
+            **{_password_variable(name): target.server.password for name, target in self.targets.items()},
         }
-        if settings:
-            content["pipelines"]["shop"]["settings"] = settings  # type: ignore[index]  # nested literals
-        for name, target in self.targets.items():
-            variable = f"{name.upper()}_PASSWORD"
-            passwords[variable] = target.server.password
-            entry: dict[str, object] = {"type": "postgres", **self._place(target, name), "password": {"env": variable}}
-            if schema:
-                entry["schema"] = schema
-            content["destinations"][name] = entry  # type: ignore[index]
-            one: dict[str, object] = {"destination": name}
-            if syncs:
-                one["tables"] = [dict(sync) for sync in syncs]
-            content["pipelines"]["shop"]["destinations"].append(one)  # type: ignore[index]
-        for name, lake in self.lakes.items():
-            content["destinations"][name] = lake  # type: ignore[index]
-            one = {"destination": name}
-            if syncs:
-                one["tables"] = [dict(sync) for sync in syncs]
-            content["pipelines"]["shop"]["destinations"].append(one)  # type: ignore[index]
         engine = open_catalog(self.config.url())
         apply_migrations(engine)
         file = parse_configuration(yaml.safe_dump(content))
@@ -127,12 +97,40 @@ class PipelineHarness:
             self.pipeline_id = session.execute(text("SELECT id FROM pipelines")).scalar_one()
         engine.dispose()
 
-    def _place(self, database: Database, name: str) -> dict[str, object]:
+    def _content(
+        self,
+        tables: Sequence[str],
+        syncs: Sequence[Mapping[str, object]],
+        settings: Mapping[str, object],
+        schema: str | None,
+    ) -> dict[str, object]:
+        """Return the configuration file; what is not given is not in it."""
+        slot = f"rosetta_{secrets.token_hex(4)}"
+        source = {"publication": slot, "slot": slot, "tables": list(tables), "capture_engine": self.engine}
+        target = {"schema": schema} if schema else {}
+        destinations = {
+            **{name: {**self._postgres(database, name), **target} for name, database in self.targets.items()},
+            **self.lakes,
+        }
+        flows = [
+            {"destination": name, **({"tables": [dict(sync) for sync in syncs]} if syncs else {})}
+            for name in destinations
+        ]
+        pipeline = {"source": "shop", "status": "START", "destinations": flows}
         return {
+            "sources": {"shop": {**self._postgres(self.source, "source"), **source}},
+            "destinations": destinations,
+            "pipelines": {"shop": {**pipeline, **({"settings": dict(settings)} if settings else {})}},
+        }
+
+    def _postgres(self, database: Database, name: str) -> dict[str, object]:
+        return {
+            "type": "postgres",
             "host": database.server.host,
             "port": self.ports.get(name, database.server.port),
             "database": database.name,
             "username": database.server.username,
+            "password": {"env": _password_variable(name)},
         }
 
     # -- the process -------------------------------------------------------------------------------------------------
@@ -267,6 +265,10 @@ class PipelineHarness:
         self._close_input()
         while self._readers:
             self._readers.popitem()[1].close()
+
+
+def _password_variable(name: str) -> str:
+    return f"{name.upper()}_PASSWORD"
 
 
 def _rows(connection: psycopg2.extensions.connection, query: str) -> list[tuple[object, ...]]:

@@ -17,8 +17,8 @@ from rosetta_dagster.resources.pipeline_health import PipelineHealth
 OVERVIEW_KEY = AssetKey(["overview"])
 PICTURES_KEY = AssetKey(["overview_pictures"])
 _LISTED_PIPELINES = 12
-"""Also of sources and of what needs attention, the worst first. The page asks for a hundred events with their tables:
-with forty rows in each the answer took seconds."""
+"""Also of sources and of what needs attention, the worst first. The page asks for all events that are kept, with their
+tables, a hundred at a time: with forty rows in each an answer took seconds."""
 _LISTED_TABLES = 20
 
 Cell = str | int | float | bool
@@ -150,7 +150,7 @@ def _by_state(health: Sequence[PipelineHealth]) -> str:
 
 def _events(overview: Overview) -> MetadataValue:
     rows = [(age(one.age_seconds), one.severity, one.status, one.title) for one in overview.events]
-    return _table(("ago", "severity", "status", "what"), rows) if rows else MetadataValue.text("none")
+    return _table(("ago", "severity", "status", "what"), rows)
 
 
 def age(seconds: float) -> str:
@@ -253,6 +253,8 @@ def _attention(health: Sequence[PipelineHealth]) -> MetadataValue:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> MetadataValue:
+    if not rows:
+        return MetadataValue.text("none")
     return MetadataValue.table(
         [TableRecord(dict(zip(columns, row, strict=True))) for row in rows],
         TableSchema(columns=[TableColumn(name) for name in columns]),

@@ -2,6 +2,8 @@
 
 # Annotations stay objects here: Dagster looks at the one of `context` before it could resolve a text.
 
+from datetime import timedelta
+
 from dagster import (
     AssetMaterialization,
     DefaultScheduleStatus,
@@ -17,6 +19,10 @@ from rosetta_dagster.assets.overview import PICTURES_KEY
 from rosetta_dagster.jobs.outcome import engine_outcome
 from rosetta_dagster.monitoring.history import read_history
 from rosetta_dagster.resources.catalog import catalog_session, record_job
+from rosetta_dagster.resources.dagster_storage import thin_events
+
+_KEPT = 6
+"""Newest drawings; of older ones the last of each day stays. The asset's page loads all of a week."""
 
 
 @op(name="draw")
@@ -34,6 +40,7 @@ def draw_op(context: OpExecutionContext) -> None:
     metadata = {name: MetadataValue.md(picture) for name, picture in drawn.items() if picture is not None}
     result = f"{len(metadata)} pictures" if metadata else "nothing was observed yet"
     context.log_event(AssetMaterialization(asset_key=PICTURES_KEY, description=result, metadata=metadata))
+    thin_events(context.instance, [PICTURES_KEY], kept=_KEPT, then_one_each=timedelta(days=1))
     context.add_output_metadata({"result": result, "pictures": MetadataValue.asset(PICTURES_KEY)})
     with engine_outcome(), catalog_session() as session:
         record_job(session, "overview_pictures")

@@ -28,7 +28,9 @@ from rosetta_dagster.resources.catalog_rows import read_catalog_rows
 class PruneConfig(Config):
     """How old things may grow. Observations in the config database have settings of their own."""
 
-    event_days: int = Field(default=3, ge=1, description="Asset events, beyond the newest 200 of each asset.")
+    event_days: int = Field(
+        default=3, ge=1, description="Asset events, beyond the newest 60 of each asset; older ones are thinned."
+    )
     run_days: int = Field(default=30, ge=1, description="Finished runs with their events.")
     tick_days: int = Field(default=31, ge=1, description="Ticks of sensors and schedules that exist no more.")
     file_days: int = Field(default=14, ge=1, description="Files that runs and ticks have left.")

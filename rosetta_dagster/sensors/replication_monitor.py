@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 from dagster import DefaultSensorStatus, SensorEvaluationContext, SensorResult, SkipReason, sensor
 
@@ -10,7 +11,7 @@ from cdc_runner.catalog.notifications import sync_conditions
 from cdc_runner.catalog.settings import get_setting
 from cdc_runner.errors import RosettaError
 from rosetta_dagster.assets.events import key_of_table, pipeline_event, table_event
-from rosetta_dagster.assets.overview import overview_event
+from rosetta_dagster.assets.overview import OVERVIEW_KEY, overview_event
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.checks.pipelines import check_event
 from rosetta_dagster.monitoring.conditions import lag_conditions, table_conditions
@@ -19,10 +20,13 @@ from rosetta_dagster.monitoring.publication import act_on_drift, watch_publicati
 from rosetta_dagster.monitoring.sources import all_failed
 from rosetta_dagster.monitoring.verdicts import table_letters
 from rosetta_dagster.resources.catalog import catalog_session, record_job
+from rosetta_dagster.resources.dagster_storage import thin_events
 from rosetta_dagster.resources.pipeline_health import read_health
 from rosetta_dagster.sensors.cadence import interval_for
 from rosetta_dagster.sensors.observation_plan import Memory, pipeline_rows, plan_observations, status_line
 from rosetta_dagster.sensors.outcome import STILL_AT_WORK, alone, failed_tick
+
+_KEPT_OVERVIEWS = 30
 
 
 @sensor(
@@ -64,6 +68,9 @@ def _tick(context: SensorEvaluationContext) -> SensorResult | SkipReason:
         *(table_event(table, streams.get((table.pipeline, table.destination))) for table in plan.tables),
         *(check_event(key_of_table(table), table_letters(table)) for table in plan.changed),
     ]
+    # Those that are told each minute; of the others `prune` takes care. An event of the overview is a large one.
+    thin_events(context.instance, [OVERVIEW_KEY], kept=_KEPT_OVERVIEWS, then_one_each=timedelta(hours=3))
+    thin_events(context.instance, [pipeline_key(note.health.pipeline) for note in plan.pipelines])
     return SensorResult(asset_events=events, skip_reason=line, cursor=plan.memory.to_cursor())
 
 

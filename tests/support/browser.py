@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +27,51 @@ _FLAGS = (
 )  # fmt: skip
 
 
+_LONGEST_TASK = """
+  window.longestTask = 0;
+  new PerformanceObserver(list => list.getEntries().forEach(
+    one => { window.longestTask = Math.max(window.longestTask, one.duration); }
+  )).observe({type: 'longtask', buffered: true});
+"""
+
+
 @dataclass
 class Asked:
-    """A question of a page to `/graphql`: the operation's name, and seconds until the whole answer was there."""
+    """A question of a page to `/graphql`.
+
+    Attributes:
+        operation: its name.
+        began: by the browser's clock.
+        new: what it asks for that the page had not asked for before; nothing when it only asks again, as pages do for
+            as long as they are open.
+        seconds: until the whole answer was there; None as long as it is not.
+        size_bytes: of the answer.
+    """
 
     operation: str
     began: float
+    new: frozenset[str]
     seconds: float | None = None
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What a page needed until it had everything that it asked for. Times in seconds.
+
+    Attributes:
+        settled_seconds: from the beginning of the navigation to the last answer.
+        slowest_seconds: of a single answer, and of which operation.
+        answers: with `megabytes` in all.
+        longest_block_seconds: for which the page could not answer a click.
+    """
+
+    settled_seconds: float
+    slowest_seconds: float
+    operation: str
+    answers: int
+    megabytes: float
+    longest_block_seconds: float
 
 
 @dataclass
@@ -41,6 +80,7 @@ class Browser:
 
     connection: ClientConnection
     asked: dict[str, Asked] = field(default_factory=dict)
+    began: float = 0.0
     _last: int = 0
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -58,6 +98,7 @@ class Browser:
     def open(self, url: str, *, width: int = 1440, height: int = 900) -> None:
         """Open a page, forgetting what the one before has asked."""
         self.asked.clear()
+        self.began = self._now()
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
@@ -71,23 +112,44 @@ class Browser:
         """Return the text that the page shows."""
         return str(self.evaluate("document.body ? document.body.innerText : ''") or "")
 
-    def wait_for_text(self, *words: str, timeout: float = 60) -> None:
-        """Wait until the page shows all of the words."""
+    def wait_for_text(self, *words: str, timeout: float = 60) -> float:
+        """Wait until the page shows all of the words; return the seconds since its navigation began."""
         wait_for(lambda: all(word in self.text() for word in words), timeout, f"the page to show {words}")
+        return float(self.evaluate("performance.now()")) / 1000
 
-    def wait_until_quiet(self, seconds: float = 1.5, timeout: float = 60) -> None:
-        """Wait until no question is open and none has begun for some seconds; those that repeat count once."""
+    def wait_until_quiet(self, seconds: float = 1.5, timeout: float = 60) -> Loading:
+        """Wait until the page has every answer and has asked for nothing new for some seconds.
+
+        A page that is open asks again and again for what it has: this is not waited for. More of the same is new: the
+        second hundred of an asset's events, say, or other assets.
+        """
 
         def quiet() -> bool:
             self.evaluate("0")
-            first = {one.operation: one for one in reversed(self.asked.values())}
-            return bool(first) and all(one.seconds is not None for one in first.values()) and self._age() > seconds
+            new = [one for one in self.asked.values() if one.new]
+            answered = bool(new) and all(one.seconds is not None for one in new)
+            return answered and self._now() - max(one.began for one in new) > seconds
 
         try:
             wait_for(quiet, timeout, "the page to have its answers")
         except AssertionError as error:
-            waiting = sorted({one.operation for one in self.asked.values() if one.seconds is None})
-            raise AssertionError(f"{error}; open: {waiting}; asked: {len(self.asked)}") from None
+            new = [one for one in self.asked.values() if one.new]
+            waiting = sorted({one.operation for one in new if one.seconds is None})
+            often = Counter(one.operation for one in new).most_common(3)
+            raise AssertionError(f"{error}; open: {waiting}; new: {often}; asked: {len(self.asked)}") from None
+        return self._loading()
+
+    def _loading(self) -> Loading:
+        new = [(one, one.seconds or 0.0) for one in self.asked.values() if one.new]
+        slowest, seconds = max(new, key=lambda pair: pair[1])
+        return Loading(
+            round(max(one.began + seconds for one, seconds in new) - self.began, 2),
+            round(seconds, 2),
+            slowest.operation,
+            len(new),
+            round(sum(one.size_bytes for one, _ in new) / 1048576, 1),
+            round(float(self.evaluate("window.longestTask") or 0) / 1000, 2),
+        )
 
     def click(self, text: str) -> bool:
         """Click on the smallest visible element with this text; tell whether there is one."""
@@ -106,11 +168,9 @@ class Browser:
         """Write what is shown as a PNG file."""
         path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
 
-    def _age(self) -> float:
-        seen: dict[str, float] = {}
-        for one in self.asked.values():
-            seen.setdefault(one.operation, one.began)
-        return self.command("Performance.getMetrics")["metrics"][0]["value"] - max(seen.values())  # type: ignore[no-any-return]
+    def _now(self) -> float:
+        metrics = self.command("Performance.getMetrics")["metrics"]
+        return float(next(one["value"] for one in metrics if one["name"] == "Timestamp"))
 
     def _note(self, message: dict[str, Any]) -> None:
         parameters = message.get("params", {})
@@ -118,13 +178,25 @@ class Browser:
         if message["method"] == "Network.requestWillBeSent":
             request = parameters["request"]
             if urlsplit(request["url"]).path.endswith("/graphql") and request["method"] == "POST":
-                name = json.loads(request.get("postData") or "{}").get("operationName") or "?"
-                self.asked[parameters["requestId"]] = Asked(name, parameters["timestamp"])
+                question = json.loads(request.get("postData") or "{}")
+                name = question.get("operationName") or "?"
+                before = {part for one in self.asked.values() if one.operation == name for part in one.new}
+                new = _parts(question.get("variables") or {}) - before
+                self.asked[parameters["requestId"]] = Asked(name, parameters["timestamp"], new)
         elif message["method"] == "Network.loadingFinished" and known is not None:
             known.seconds = parameters["timestamp"] - known.began
+            known.size_bytes = int(parameters["encodedDataLength"])
         elif message["method"] == "Network.loadingFailed" and known is not None:
             # The page has thought better of it, and asks again or needs it no more.
             del self.asked[parameters["requestId"]]
+
+
+def _parts(variables: dict[str, Any]) -> frozenset[str]:
+    """Return what a question asks for: its assets one by one, which come in other bundles each time; else all of it."""
+    if assets := variables.get("assetKeys"):
+        return frozenset(json.dumps(asset) for asset in assets)
+    # The window of a time line moves with the clock.
+    return frozenset([json.dumps({name: value for name, value in variables.items() if name != "after"})])
 
 
 @contextlib.contextmanager
@@ -143,6 +215,7 @@ def browsing(directory: Path) -> Iterator[Browser]:
             browser = Browser(connection)
             for domain in ("Page", "Runtime", "Network", "Performance"):
                 browser.command(f"{domain}.enable")
+            browser.command("Page.addScriptToEvaluateOnNewDocument", source=_LONGEST_TASK)
             yield browser
     finally:
         process.terminate()

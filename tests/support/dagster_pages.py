@@ -17,6 +17,7 @@ import httpx
 import psutil
 
 from rosetta_dagster.embedded import port as loopback_port
+from rosetta_dagster.local.dagster_server import POLL_MILLISECONDS
 from tests.support.catalog import KEY
 from tests.support.servers import Database
 from tests.support.waiting import wait_for
@@ -173,6 +174,7 @@ def running_pages(
     url = f"http://127.0.0.1:{port}"
     pages = DagsterPages(url, catalog, home)
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
+    command += ["--live-data-poll-rate", str(POLL_MILLISECONDS)]
     with (directory / "dagster.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "-w", str(directory / "workspace.yaml")],

@@ -3,18 +3,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, AssetObservation, DagsterInstance, job, op
+from dagster import AssetKey, AssetObservation, DagsterInstance, build_sensor_context, job, op
 from dagster._core.test_utils import instance_for_test
 
 from cdc_runner.catalog.database import session_scope
+from rosetta_dagster.assets.overview import OVERVIEW_KEY
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.monitoring.retention import SERIES, prune_series
 from rosetta_dagster.resources import dagster_storage
 from rosetta_dagster.resources.catalog import catalog_engine
 from rosetta_dagster.schedules.prune import prune_job
+from rosetta_dagster.sensors.replication_monitor import replication_monitor
 from tests.support.servers import Database, PostgresServer
 
 pytestmark = [pytest.mark.dagster, pytest.mark.pg]
@@ -49,22 +52,70 @@ def kept(storage: Database) -> Iterator[DagsterInstance]:
         yield instance
 
 
-def test_newest_events_of_each_asset_stay_and_young_ones_too(kept, storage, monkeypatch) -> None:
-    monkeypatch.setattr(dagster_storage, "_ROWS_AT_ONCE", 10)
-    for number in range(12):
-        for name in ("a", "b"):
-            kept.report_runless_asset_event(AssetObservation(pipeline_key(name), metadata={"number": number}))
-    storage.execute("UPDATE event_logs SET timestamp = timestamp - interval '20 days' WHERE asset_key LIKE '%%\"a\"%%'")
-    statement = str(dagster_storage._EVENTS).replace(str(dagster_storage.KEPT_EVENTS), "5", 1)
-    from sqlalchemy import text
+NUMBER = "SELECT asset_key, count(*) FROM event_logs WHERE dagster_event_type = 'ASSET_OBSERVATION' GROUP BY 1"
 
-    monkeypatch.setattr(dagster_storage, "_EVENTS", text(statement))
-    assert dagster_storage.prune_events(kept, days=14) == 7
-    rows = dict(storage.execute("SELECT asset_key, count(*) FROM event_logs GROUP BY 1"))
-    assert sorted(rows.values()) == [5, 12]
-    newest = kept.fetch_observations(pipeline_key("a"), limit=1).records[0].asset_observation
+
+def observe(instance: DagsterInstance, storage: Database, names: str, count: int, ago: str) -> None:
+    """Tell assets some times, as if that had been at the 30th minute of an hour."""
+    ((newest,),) = storage.execute("SELECT coalesce(max(id), 0) FROM event_logs")
+    for number in range(count):
+        for name in names:
+            instance.report_runless_asset_event(AssetObservation(pipeline_key(name), metadata={"number": number}))
+    storage.execute(
+        "UPDATE event_logs SET timestamp = date_trunc('hour', timestamp) + interval '30 min' - %s::interval"
+        " WHERE id > %s",
+        (ago, newest),
+    )
+
+
+def newest_number(instance: DagsterInstance, name: str) -> object:
+    newest = instance.fetch_observations(pipeline_key(name), limit=1).records[0].asset_observation
     assert newest is not None
-    assert newest.metadata["number"].value == 11
+    return newest.metadata["number"].value
+
+
+def test_newest_events_of_each_asset_stay_and_one_of_each_young_hour(kept, storage, monkeypatch) -> None:
+    monkeypatch.setattr(dagster_storage, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(dagster_storage, "KEPT_EVENTS", 5)
+    observe(kept, storage, "a", 12, "20 days")
+    for hours in (3, 2, 1):
+        observe(kept, storage, "b", 8, f"{hours} hours")
+    assert dagster_storage.prune_events(kept, days=14) == 7 + 24 - 5 - 2
+    rows = dict(storage.execute(NUMBER))
+    assert sorted(rows.values()) == [5, 5 + 2]
+    assert (newest_number(kept, "a"), newest_number(kept, "b")) == (11, 7)
+    assert dagster_storage.prune_events(kept, days=14) == 0
+
+
+def test_thinning_leaves_other_assets_and_one_event_of_each_hour_or_day(kept, storage) -> None:
+    for hours in (50, 49, 2, 1):
+        observe(kept, storage, "ab", 6, f"{hours} hours")
+    a = [pipeline_key("a")]
+    assert dagster_storage.thin_events(kept, a, kept=3) == 24 - 3 - 3
+    assert dagster_storage.thin_events(kept, a, kept=3) == 0
+    rows = dict(storage.execute(NUMBER))
+    assert rows == {pipeline_key("a").to_string(): 6, pipeline_key("b").to_string(): 24}
+    days = storage.execute("SELECT count(DISTINCT date_trunc('day', timestamp)) FROM event_logs")[0][0]
+    dagster_storage.thin_events(kept, a, kept=1, then_one_each=timedelta(days=1))
+    assert days <= dict(storage.execute(NUMBER))[pipeline_key("a").to_string()] <= 1 + days
+    assert newest_number(kept, "a") == 5
+
+
+def test_monitor_thins_what_it_tells_each_minute(catalog, add_pipeline, kept, storage) -> None:
+    add_pipeline("shop")
+    for key in (OVERVIEW_KEY, pipeline_key("shop"), pipeline_key("other")):
+        kept.report_runless_asset_event(AssetObservation(key))
+    storage.execute(
+        "INSERT INTO event_logs (run_id, event, dagster_event_type, timestamp, asset_key) SELECT run_id, event,"
+        " dagster_event_type, timestamp - interval '2 hours', asset_key FROM event_logs"
+        " CROSS JOIN generate_series(1, 99)"
+    )
+    replication_monitor(build_sensor_context(instance=kept))
+    rows = dict(storage.execute(NUMBER))
+    assert rows.pop(pipeline_key("other").to_string()) == 100
+    assert rows.pop(OVERVIEW_KEY.to_string()) in (30, 31)
+    assert rows.pop(pipeline_key("shop").to_string()) in (dagster_storage.KEPT_EVENTS, dagster_storage.KEPT_EVENTS + 1)
+    assert not rows
 
 
 def test_old_finished_runs_go_with_their_events(kept, storage) -> None:

@@ -21,6 +21,7 @@ SELECT n.nspname, c.relname, c.relreplident::text, c.relkind::text = 'p', c.oid,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
   AND n.nspname <> ALL (%(system)s) AND n.nspname NOT LIKE 'pg\\_temp\\_%%' AND n.nspname NOT LIKE 'pg\\_toast%%'
+  AND (%(names)s::name[] IS NULL OR c.relname = ANY (%(names)s::name[]))
 ORDER BY n.nspname, c.relname
 """
 
@@ -127,7 +128,8 @@ def read_tables(
     """
     wanted = None if tables is None else set(tables)
     with connection.cursor() as cursor:
-        cursor.execute(_TABLES, {"system": list(SYSTEM_SCHEMAS)})
+        names = None if wanted is None else sorted({table.name for table in wanted})
+        cursor.execute(_TABLES, {"system": list(SYSTEM_SCHEMAS), "names": names})
         found: dict[int, tuple[TableId, str, bool, int]] = {}
         for schema, name, identity, partitioned, oid, filenode in cursor.fetchall():
             table = TableId(schema, name)

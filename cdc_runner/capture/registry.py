@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cdc_runner.capture.alignment import StreamColumn, align, is_ahead, is_older_table
@@ -42,21 +42,32 @@ class SchemaRegistry:
         known: Iterable[TableSchema],
         read: Callable[[TableId], TableSchema | None],
         *,
+        read_all: Callable[[Sequence[TableId]], Mapping[TableId, TableSchema]] | None = None,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         """Args:
         known: schemas at the position where the stream begins.
         read: reads a table's present schema from the source's catalog, None when the table is gone.
+        read_all: reads those of many tables at once, for `look_ahead`.
         pause: waits for seconds.
         """
         self._versions = {schema.table: TableVersion(schema, 1) for schema in known}
         self._first = {table: version.schema for table, version in self._versions.items()}
         self._read = read
+        self._read_all = read_all
+        self._ahead: dict[TableId, TableSchema | None] = {}
         self._pause = pause
 
     def current(self, table: TableId) -> TableVersion | None:
         """The version of a table that the stream reached last."""
         return self._versions.get(table)
+
+    def look_ahead(self, tables: Sequence[TableId]) -> None:
+        """Read the catalog for tables that were described already and are resolved next, all at once."""
+        self._ahead.clear()
+        if self._read_all is not None and len(tables) > 1:
+            found = self._read_all(tables)
+            self._ahead = {table: found.get(table) for table in tables}
 
     def resolve(
         self, table: TableId, columns: Sequence[StreamColumn] | None, identity: StreamIdentity | None = None
@@ -71,7 +82,7 @@ class SchemaRegistry:
         before = self._versions.get(table)
         if columns is None and before is not None:
             return before
-        catalog = self._read(table)
+        catalog = self._ahead.pop(table) if table in self._ahead else self._read(table)
         if columns is None:
             described = [] if catalog is None else [StreamColumn(c.name, None) for c in catalog.stream_columns]
         else:

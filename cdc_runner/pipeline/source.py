@@ -99,12 +99,15 @@ class SourceSession:
 
     def table(self, table: TableId) -> TableSchema | None:
         """Return a table's present schema, None when it is gone."""
+        return self.present([table]).get(table)
+
+    def present(self, tables: Sequence[TableId]) -> dict[TableId, TableSchema]:
+        """Return the present schemas of tables; those that are gone are absent."""
         try:
-            found = read_tables(self.connection(), tables=[table])
+            return {one.table: one for one in read_tables(self.connection(), tables=tables)}
         except psycopg2.Error as error:
             self.close()
             raise classify(error, "source") from error
-        return found[0] if found else None
 
     def unpublished(self, tables: Iterable[TableId]) -> set[TableId]:
         """Return which of the tables the publication does not send."""

@@ -205,9 +205,10 @@ class StreamRun:
         barriers = {one.snapshot for one in states} | {
             one for applier in self.appliers for one in (applier.status.position, applier.status.durable)
         }
+        session = self._session("schema")
         return open_stream(
             self._spec,
-            SchemaRegistry(known, self._session("schema").table),
+            SchemaRegistry(known, session.table, read_all=session.present),
             sorted(self._tables.usable),
             self._directory,
             sorted(barriers),

@@ -48,6 +48,11 @@ class Relations:
         """Note a type's name as the stream has it; it counts when the catalog has the type no more."""
         self._told[number] = name
 
+    def look_ahead(self, relations: Iterable[Relation]) -> None:
+        """Read the catalog for relations that are resolved next: one by one, hundreds of tables take a second."""
+        new = [one.table for one in relations if id(one) not in self._known and one.table in self._tables]
+        self._registry.look_ahead(new)
+
     def resolve(self, relation: Relation) -> Resolved | None:
         """Return what a relation stands for, None when its changes are not wanted.
 

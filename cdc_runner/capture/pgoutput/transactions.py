@@ -220,7 +220,10 @@ class TransactionReader:
             part.marks, self._marks = self._marks, []
             part.numbers, self._numbers = bytes(self._numbers), bytearray()
         stamps = self._counter.runs(rows) if self._stamped else {}
-        for number, group in _by_relation(rows):
+        groups = _by_relation(rows)
+        if len(groups) > 1:
+            self._relations.look_ahead(self._described[number] for number, _ in groups)
+        for number, group in groups:
             resolved = self._relations.resolve(self._described[number])
             if resolved is not None:
                 runs = stamps.get(number, ())

@@ -284,6 +284,7 @@ class PostgresDestination(PostgresSession):
                 staging = writer.stage(cursor, sync, change)
                 writer.take_away(cursor, sync, change, staging)
                 writer.put(cursor, sync, change, staging, careful=careful)
+            self._writer.flush(cursor)
             return
         # Foreign keys are checked: children lose rows first, parents gain rows first.
         rank = {table: place for place, table in enumerate(self._order)}
@@ -293,6 +294,7 @@ class PostgresDestination(PostgresSession):
             writer.take_away(cursor, sync, change, staging)
         for sync, change, staging in staged:
             writer.put(cursor, sync, change, staging, careful=careful)
+        self._writer.flush(cursor)
 
     @contextmanager
     def exclusive(self) -> Iterator[psycopg2.extensions.cursor]:

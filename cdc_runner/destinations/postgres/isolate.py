@@ -15,6 +15,7 @@ from cdc_runner.connections import refusal_text
 from cdc_runner.destinations.letters import Refusal
 from cdc_runner.destinations.postgres import statements
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
+from cdc_runner.destinations.postgres.few_rows import Staging
 from cdc_runner.destinations.postgres.statements import TargetShape
 from cdc_runner.destinations.postgres.writer import TableWriter, has_null_key
 from cdc_runner.shaping.net import NetChange, NetKind
@@ -125,12 +126,12 @@ class IsolatingWriter:
         self._made.clear()
         self._rows.forget_session()
 
-    def stage(self, cursor: Cursor, sync: ResolvedSync, change: NetChange) -> str:
-        """Copy the rows, numbered, into a temporary table; return its name."""
+    def stage(self, cursor: Cursor, sync: ResolvedSync, change: NetChange) -> Staging:
+        """Copy the rows, numbered, into a temporary table."""
         target = self._writer.target(sync, change)
         name = f"pg_temp.rosetta_{target.number}_{change.kind.value}_numbered"
         if change.rows.num_rows == 0:
-            return name
+            return Staging(name)
         columns = [("r", "bigint"), *statements.staging_columns(change.kind, target.shape)]
         if name not in self._made:
             # With a key on the numbers a range costs its own rows: without, ten thousand refused rows took 100 s.
@@ -148,11 +149,11 @@ class IsolatingWriter:
             # A key that the target's type does not take would make every statement fail that looks at it.
             keys = ", ".join(f"(s.c{place}::{target.shape.types[place]})::text" for place in target.shape.key)
             self._run(cursor, sync, change, name, [f"SELECT count(concat({keys})) FROM {numbered(name)} s"])
-        return name
+        return Staging(name)
 
-    def take_away(self, cursor: Cursor, sync: ResolvedSync, change: NetChange, staging: str) -> None:
+    def take_away(self, cursor: Cursor, sync: ResolvedSync, change: NetChange, staging: Staging) -> None:
         """Empty the target if it was truncated, and delete the rows that are staged as gone."""
-        shape = self._shape(sync, change)
+        shape, rows = self._shape(sync, change), staging.rows
         if change.truncate and change.emptied_at is not None:
             cursor.execute(statements.mark_deleted(shape.table, change.emptied_at))
         elif change.truncate:
@@ -160,38 +161,40 @@ class IsolatingWriter:
         if not change.deletes or change.rows.num_rows == 0:
             return
         if change.kind is NetKind.MERGE:
-            steps = [statements.delete_keys(shape, numbered(staging))]
+            steps = [statements.delete_keys(shape, numbered(rows))]
             if has_null_key(change, shape):
-                steps.append(statements.delete_null_keys(shape, numbered(staging), gone=True))
-            self._run(cursor, sync, change, staging, steps)
+                steps.append(statements.delete_null_keys(shape, numbered(rows), gone=True))
+            self._run(cursor, sync, change, rows, steps)
         elif change.kind is NetKind.MULTISET:
-            self._run(cursor, sync, change, staging, [statements.delete_multiset(shape, numbered(staging))])
+            self._run(cursor, sync, change, rows, [statements.delete_multiset(shape, numbered(rows))])
 
-    def put(self, cursor: Cursor, sync: ResolvedSync, change: NetChange, staging: str, *, careful: bool = True) -> None:
+    def put(
+        self, cursor: Cursor, sync: ResolvedSync, change: NetChange, staging: Staging, *, careful: bool = True
+    ) -> None:
         """Write the staged rows that the target is to hold; always in the careful way."""
         if change.rows.num_rows == 0:
             return
-        shape = self._shape(sync, change)
+        shape, table = self._shape(sync, change), staging.rows
         if change.kind is NetKind.MULTISET:
-            self._run(cursor, sync, change, staging, [statements.insert_multiset(shape, numbered(staging))])
+            self._run(cursor, sync, change, table, [statements.insert_multiset(shape, numbered(table))])
             return
         if change.partial:
-            self._writer.fetch_missing(cursor, shape, change, staging)
-            cursor.execute(statements.complete_partial(shape, staging))
+            self._writer.fetch_missing(cursor, shape, change, table)
+            cursor.execute(statements.complete_partial(shape, table))
         steps = [
-            statements.delete_upserted(shape, numbered(staging)),
-            statements.upsert(shape, numbered(staging), partial=False),
+            statements.delete_upserted(shape, numbered(table)),
+            statements.upsert(shape, numbered(table), partial=False),
         ]
         if has_null_key(change, shape):
-            steps.insert(1, statements.delete_null_keys(shape, numbered(staging), gone=False))
-        refused = self._search(cursor, steps, staging)
+            steps.insert(1, statements.delete_null_keys(shape, numbered(table), gone=False))
+        refused = self._search(cursor, steps, table)
         # Unique values that change places between rows are refused when the rows come in different halves: those rows
         # are tried again together, as long as that helps.
         while True:
             again = sorted(place for place, why in refused.items() if why.sqlstate == UNIQUE_VIOLATION)
             if len(again) < 2:
                 break
-            left = self._search_among(cursor, steps, staging, again)
+            left = self._search_among(cursor, steps, table, again)
             if len(left) == len(again):
                 break
             refused = {place: why for place, why in refused.items() if place not in again} | left

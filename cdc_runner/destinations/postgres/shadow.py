@@ -142,6 +142,7 @@ class Shadows:
                     staging = self._writer.stage(cursor, sync, change)
                     self._writer.take_away(cursor, sync, change, staging)
                     self._writer.put(cursor, sync, change, staging, careful=careful)
+                self._writer.flush(cursor)
             except psycopg2.Error as error:
                 sqlstate = error.pgcode or ""
                 if sqlstate[:2] not in _REFUSALS:

@@ -12,6 +12,7 @@ import structlog
 from cdc_runner.destinations.base import RowFetcher
 from cdc_runner.destinations.postgres import statements, types
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
+from cdc_runner.destinations.postgres.few_rows import FewRows, Staging, is_small
 from cdc_runner.destinations.postgres.statements import TargetShape
 from cdc_runner.destinations.postgres.type_names import SchemaMap
 from cdc_runner.schema import TableId, TableSchema
@@ -32,7 +33,10 @@ class KnownTarget:
 
 
 class TableWriter:
-    """Stages rows and writes them. Knows which staging tables the session has."""
+    """Stages rows and writes them. Knows which staging tables the session has.
+
+    What was written is in the target after `flush` only: few rows are held back until so much has come together.
+    """
 
     def __init__(self, encoder: BinaryEncoder, fetch: RowFetcher, map_schema: SchemaMap) -> None:
         """Args:
@@ -47,16 +51,23 @@ class TableWriter:
         self._frozen: dict[TableId, frozenset[str]] = {}
         self._stagings: set[str] = set()
         self._filled: set[str] = set()
+        self._few = FewRows()
         self._count = 0
 
     def begin(self) -> None:
         """A transaction begins: the staging tables are empty."""
         self._filled.clear()
+        self._few.begin()
+
+    def flush(self, cursor: psycopg2.extensions.cursor) -> None:
+        """Write what is held back."""
+        self._few.flush(cursor)
 
     def forget_session(self) -> None:
         """The session is gone, and its staging tables with it."""
         self._targets.clear()
         self._stagings.clear()
+        self._few.forget_session()
 
     def forget_targets(self) -> None:
         """Targets may have other columns now."""
@@ -89,12 +100,20 @@ class TableWriter:
         self._targets[sync.target] = target
         return target
 
-    def stage(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> str:
-        """Copy the rows into the session's staging table for this target; return its name."""
+    def stage(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> Staging:
+        """Make the rows readable to the statements that write them."""
+        if is_small(change):
+            target = self.target(sync, change)
+            return self._few.stage(cursor, change, target.shape, target.number)
+        return self._copied(cursor, sync, change)
+
+    def _copied(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> Staging:
+        """Copy the rows into the session's staging table for this target."""
         target = self.target(sync, change)
         name = f"pg_temp.rosetta_{target.number}_{change.kind.value}"
         if change.rows.num_rows == 0:
-            return name
+            return Staging(name)
+        self.flush(cursor)
         if name not in self._stagings:
             cursor.execute(statements.create_staging(change.kind, target.shape, name))
             self._stagings.add(name)
@@ -105,32 +124,42 @@ class TableWriter:
         columns = statements.staging_columns(change.kind, target.shape)
         with self._encoder.encoded(change.rows, columns) as file:
             cursor.copy_expert(f"COPY {name} FROM STDIN (FORMAT binary)", file, size=1 << 18)
-        return name
+        return Staging(name)
+
+    def _write(self, cursor: psycopg2.extensions.cursor, staging: Staging, statement: str) -> int:
+        """Run a statement over staged rows; return its count, or -1 when it is told later that it failed."""
+        if staging.arguments is not None:
+            self._few.send(cursor, staging, statement)
+            return -1
+        self.flush(cursor)
+        cursor.execute(statement)
+        return int(cursor.rowcount)
 
     def take_away(
-        self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange, staging: str
+        self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange, staging: Staging
     ) -> None:
         """Empty the target if it was truncated, and delete the rows that are staged as gone."""
         shape = self.target(sync, change).shape
         if change.truncate and change.emptied_at is not None:
+            self.flush(cursor)
             cursor.execute(statements.mark_deleted(shape.table, change.emptied_at))
         elif change.truncate:
             self.truncate(cursor, shape.table)
         if not change.deletes or change.rows.num_rows == 0:
             return
         if change.kind is NetKind.MERGE:
-            cursor.execute(statements.delete_keys(shape, staging))
+            self._write(cursor, staging, statements.delete_keys(shape, staging.rows))
             if has_null_key(change, shape):
-                cursor.execute(statements.delete_null_keys(shape, staging, gone=True))
+                self._write(cursor, staging, statements.delete_null_keys(shape, staging.rows, gone=True))
         elif change.kind is NetKind.MULTISET:
-            cursor.execute(statements.delete_multiset(shape, staging))
+            self._write(cursor, staging, statements.delete_multiset(shape, staging.rows))
 
     def put(
         self,
         cursor: psycopg2.extensions.cursor,
         sync: ResolvedSync,
         change: NetChange,
-        staging: str,
+        staging: Staging,
         *,
         careful: bool,
     ) -> None:
@@ -140,7 +169,7 @@ class TableWriter:
             cursor: of the apply transaction.
             sync: source and target.
             change: what was staged.
-            staging: name of the staging table.
+            staging: where its rows are.
             careful: delete the rows before they are written, so that unique values may change places.
         """
         if change.rows.num_rows == 0:
@@ -148,35 +177,60 @@ class TableWriter:
         shape = self.target(sync, change).shape
         if change.kind is NetKind.MOVE:
             if careful:
-                cursor.execute(statements.delete_moved_onto(shape, staging))
-            cursor.execute(statements.move(shape, staging))
-            if cursor.rowcount < change.rows.num_rows:
+                self._write(cursor, staging, statements.delete_moved_onto(shape, staging.rows))
+            if self._write(cursor, staging, statements.move(shape, staging.rows)) < change.rows.num_rows:
                 self._fetch_moved(cursor, sync, change)
         elif change.kind is NetKind.MULTISET:
-            cursor.execute(statements.insert_multiset(shape, staging))
-        elif change.updates and not careful and self._updated(cursor, shape, change, staging):
+            self._write(cursor, staging, statements.insert_multiset(shape, staging.rows))
+        elif (
+            staging.arguments is None
+            and change.updates
+            and not careful
+            and self._updated(cursor, shape, change, staging)
+        ):
             return
         else:
             if change.partial:
-                self.fetch_missing(cursor, shape, change, staging)
+                staging = self._with_missing(cursor, sync, change, staging, careful=careful)
             if careful:
                 if change.partial:
-                    cursor.execute(statements.complete_partial(shape, staging))
-                cursor.execute(statements.delete_upserted(shape, staging))
+                    self._write(cursor, staging, statements.complete_partial(shape, staging.rows))
+                self._write(cursor, staging, statements.delete_upserted(shape, staging.rows))
             elif change.partial:
-                cursor.execute(statements.update_partial(shape, staging))
+                self._write(cursor, staging, statements.update_partial(shape, staging.rows))
             if has_null_key(change, shape):
-                cursor.execute(statements.delete_null_keys(shape, staging, gone=False))
-            cursor.execute(statements.upsert(shape, staging, partial=change.partial))
+                self._write(cursor, staging, statements.delete_null_keys(shape, staging.rows, gone=False))
+            self._write(cursor, staging, statements.upsert(shape, staging.rows, partial=change.partial))
 
-    def _updated(self, cursor: psycopg2.extensions.cursor, shape: TargetShape, change: NetChange, staging: str) -> bool:
+    def _updated(
+        self, cursor: psycopg2.extensions.cursor, shape: TargetShape, change: NetChange, staging: Staging
+    ) -> bool:
         """Update rows that should be there, and tell whether all were; if not, the upsert that follows writes them."""
-        if len(shape.written) <= len(shape.key):
+        if staging.arguments is not None or len(shape.written) <= len(shape.key):
             return False
-        cursor.execute(statements.update_whole(shape, staging))
-        count: int = cursor.rowcount
+        count = self._write(cursor, staging, statements.update_whole(shape, staging.rows))
         cursor.execute(statements.AFTER_UPDATE)
         return bool(count == change.rows.num_rows)
+
+    def _with_missing(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        sync: ResolvedSync,
+        change: NetChange,
+        staging: Staging,
+        *,
+        careful: bool,
+    ) -> Staging:
+        """Complete the rows that the target does not hold; return where the rows are then."""
+        shape = self.target(sync, change).shape
+        if staging.arguments is not None:
+            missing = statements.missing_partial(shape, staging.rows)
+            if not careful and not change.marks_deletes and not self._few.ask(cursor, staging, missing):
+                return staging
+            # They have to be changed, for which they must be in a table.
+            staging = self._copied(cursor, sync, change)
+        self.fetch_missing(cursor, shape, change, staging.rows)
+        return staging
 
     def fetch_missing(
         self, cursor: psycopg2.extensions.cursor, shape: TargetShape, change: NetChange, staging: str
@@ -231,6 +285,7 @@ class TableWriter:
 
     def truncate(self, cursor: psycopg2.extensions.cursor, table: TableId) -> None:
         """Empty a table; one that foreign keys point to cannot be truncated by itself."""
+        self.flush(cursor)
         cursor.execute(
             "SELECT EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'f' AND confrelid = %s::regclass)",
             (table.quoted,),

@@ -65,7 +65,7 @@ def workloads(rows: int) -> list[Workload]:
         Workload("hot", rows, hot),
         Workload("tpcb", rows, tpcb),
         Workload("mixed", rows, mixed),
-        Workload("tables", rows // 2, many),
+        Workload("tables", rows, many),
     ]
 
 

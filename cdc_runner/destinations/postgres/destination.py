@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import psycopg2
 import psycopg2.errors
@@ -35,6 +35,17 @@ from cdc_runner.shaping.net import LoadAgain, NetChange
 from cdc_runner.spec import PostgresAddress, ResolvedSync
 
 log = structlog.get_logger()
+
+
+_Evolved = tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]]
+
+
+@dataclass(slots=True)
+class _Told:
+    """What is told of an apply once it is committed."""
+
+    events: dict[ResolvedSync, int] = field(default_factory=dict)
+    evolved: list[_Evolved] = field(default_factory=list)
 
 
 class PostgresDestination(PostgresSession):
@@ -149,9 +160,8 @@ class PostgresDestination(PostgresSession):
         mode = mode or ApplyMode(careful=careful)
         connection = self._session()
         self._writer.begin()
-        events: dict[ResolvedSync, int] = {}
-        evolved: list[tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]]] = []
-        try:
+        told = _Told()
+        with self._given_up_on_error():
             with connection.cursor() as cursor:
                 stored = state.lock_position(cursor, self._pipeline, self.epoch)
                 if stored is not None and through <= stored:
@@ -160,13 +170,9 @@ class PostgresDestination(PostgresSession):
                 self.diversion.begin(cursor)
                 if mode.immediate:
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                for one in segments:
-                    segment = self._computed(cursor, one)
-                    self._note(cursor, segment, events, evolved)
-                    self._apply_segment(cursor, segment, mode, through)
+                for segment in segments:
+                    self._apply_segment(cursor, segment, mode, through, told)
                     self.diversion.flush(cursor, sink, through, commit_time)
-                    if self.shadows.active:
-                        self.shadows.beside(cursor, segment, through)
                 if mode.isolate:
                     # A deferred constraint would else be checked by COMMIT, where a row cannot be told any more.
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -174,28 +180,38 @@ class PostgresDestination(PostgresSession):
             reach(Failpoint.BEFORE_COMMIT)
             connection.commit()
             reach(Failpoint.AFTER_COMMIT)
+        if self._on_schema_change is not None:
+            for change in told.evolved:
+                self._on_schema_change(*change)
+        return Applied(told.events, through)
+
+    @contextmanager
+    def _given_up_on_error(self) -> Iterator[None]:
+        """Give up the session when the block fails: nothing is inferred from a transaction that did."""
+        try:
+            yield
         except BaseException as error:
-            # Nothing is inferred from a transaction that failed: the session goes, the position is read again.
             self.close()
             if isinstance(error, psycopg2.Error):
                 raise classify(error, "destination") from error
             raise
-        if self._on_schema_change is not None:
-            for change in evolved:
-                self._on_schema_change(*change)
-        return Applied(events, through)
 
     def _apply_segment(
         self,
         cursor: psycopg2.extensions.cursor,
-        segment: Sequence[tuple[ResolvedSync, NetChange]],
+        captured: Sequence[tuple[ResolvedSync, NetChange]],
         mode: ApplyMode,
         through: Position,
+        told: _Told,
     ) -> None:
+        segment = self._computed(cursor, captured)
+        self._note(cursor, segment, told)
         if self.journal.active:
             self.journal.record(cursor, segment, through)
         self._segment(cursor, segment, mode)
         self._refuse_held(mode)
+        if self.shadows.active:
+            self.shadows.beside(cursor, segment, through)
 
     def rewrite(self, changes: Sequence[tuple[ResolvedSync, NetChange]]) -> None:
         """Write rows that are true at the present position, in a transaction of its own; the position stays.
@@ -204,21 +220,16 @@ class PostgresDestination(PostgresSession):
         """
         connection = self._session()
         self._writer.begin()
-        try:
+        with self._given_up_on_error():
             with connection.cursor() as cursor:
                 state.lock_position(cursor, self._pipeline, self.epoch)
                 self.diversion.begin(cursor)
-                self._note(cursor, changes, {}, [])
+                self._note(cursor, changes, _Told())
                 self._segment(cursor, changes, ApplyMode(careful=True))
                 if self.diversion.tables:
                     # Keys that wait are left alone: what waits for them is older than these rows.
                     self.diversion.load(cursor)
             connection.commit()
-        except BaseException as error:
-            self.close()
-            if isinstance(error, psycopg2.Error):
-                raise classify(error, "destination") from error
-            raise
 
     def _computed(
         self, cursor: psycopg2.extensions.cursor, segment: Sequence[tuple[ResolvedSync, NetChange]]
@@ -240,18 +251,14 @@ class PostgresDestination(PostgresSession):
         return found
 
     def _note(
-        self,
-        cursor: psycopg2.extensions.cursor,
-        segment: Sequence[tuple[ResolvedSync, NetChange]],
-        events: dict[ResolvedSync, int],
-        evolved: list[tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]]],
+        self, cursor: psycopg2.extensions.cursor, segment: Sequence[tuple[ResolvedSync, NetChange]], told: _Told
     ) -> None:
         """Bring targets to the schemas of a segment, and count its events."""
         for sync, change in segment:
-            change_list = self._evolve(cursor, sync, change)
-            if change_list:
-                evolved.append(change_list)
-            events[sync] = events.get(sync, 0) + change.events
+            evolved = self._evolve(cursor, sync, change)
+            if evolved is not None:
+                told.evolved.append(evolved)
+            told.events[sync] = told.events.get(sync, 0) + change.events
 
     def _routed(
         self, cursor: psycopg2.extensions.cursor, segment: Sequence[tuple[ResolvedSync, NetChange]], mode: ApplyMode
@@ -305,17 +312,12 @@ class PostgresDestination(PostgresSession):
         """
         connection = self._session()
         self._writer.begin()
-        try:
+        with self._given_up_on_error():
             with connection.cursor() as cursor:
                 state.lock_position(cursor, self._pipeline, self.epoch)
                 self.diversion.begin(cursor)
                 yield cursor
             connection.commit()
-        except BaseException as error:
-            self.close()
-            if isinstance(error, psycopg2.Error):
-                raise classify(error, "destination") from error
-            raise
 
     def write_isolated(
         self, cursor: psycopg2.extensions.cursor, segment: Sequence[tuple[ResolvedSync, NetChange]]
@@ -323,9 +325,7 @@ class PostgresDestination(PostgresSession):
         """Write net changes in the caller's transaction; what is refused is put aside."""
         self._segment(cursor, segment, ApplyMode(careful=True, isolate=True, replay=True))
 
-    def _evolve(
-        self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange
-    ) -> tuple[ResolvedSync, TableSchema, TableSchema, list[SchemaChange]] | None:
+    def _evolve(self, cursor: psycopg2.extensions.cursor, sync: ResolvedSync, change: NetChange) -> _Evolved | None:
         """Bring the target to a new schema of its source table, in the current transaction."""
         schema = change.version.schema
         source = None if change.origin is None else change.origin.schema

@@ -26,7 +26,7 @@ _VERSION = 2
 
 @dataclass(slots=True)
 class Memory:
-    """What was told before: kept in the sensor's cursor.
+    """What was told before: see observation_memory.
 
     Attributes:
         tables: short hash of a table -> state, rows and time (seconds since 1970) of its last event.
@@ -38,8 +38,8 @@ class Memory:
     pipelines: dict[str, tuple[int, float]] = field(default_factory=dict)
     checks: dict[str, tuple[str, int]] = field(default_factory=dict)
 
-    def to_cursor(self) -> str:
-        """Return the text that Dagster keeps between ticks."""
+    def to_text(self) -> str:
+        """Return the text to keep between ticks."""
         content = {
             "version": _VERSION,
             "tables": self.tables,
@@ -49,10 +49,10 @@ class Memory:
         return json.dumps(content, separators=(",", ":"))
 
     @classmethod
-    def from_cursor(cls, cursor: str | None) -> Memory:
-        """Return the memory of a cursor; an empty one when there is none of this version."""
+    def from_text(cls, text: str | None) -> Memory:
+        """Return the memory of a text; an empty one when there is none of this version."""
         try:
-            content = json.loads(cursor or "{}")
+            content = json.loads(text or "{}")
             if content.get("version") != _VERSION:
                 return cls()
             return cls(

@@ -23,7 +23,8 @@ from rosetta_dagster.resources.catalog import catalog_session, record_job
 from rosetta_dagster.resources.dagster_storage import thin_events
 from rosetta_dagster.resources.pipeline_health import read_health
 from rosetta_dagster.sensors.cadence import interval_for
-from rosetta_dagster.sensors.observation_plan import Memory, pipeline_rows, plan_observations, status_line
+from rosetta_dagster.sensors.observation_memory import recall, remember
+from rosetta_dagster.sensors.observation_plan import pipeline_rows, plan_observations, status_line
 from rosetta_dagster.sensors.outcome import STILL_AT_WORK, alone, failed_tick
 
 _KEPT_OVERVIEWS = 30
@@ -55,7 +56,7 @@ def _tick(context: SensorEvaluationContext) -> SensorResult | SkipReason:
             record_job(session, "replication_monitor", error, started=started, line=line)
     except RosettaError as failure:
         return failed_tick("replication_monitor", failure)
-    plan = plan_observations(health, Memory.from_cursor(context.cursor), time.time())
+    plan = plan_observations(health, recall(context.instance, context.cursor), time.time())
     streams = {(one.pipeline, one.destination): one for pipeline in health for one in pipeline.streams}
     rates = {note.health.pipeline: note.rows_per_second for note in plan.pipelines}
     events = [
@@ -71,7 +72,9 @@ def _tick(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     # Those that are told each minute; of the others `prune` takes care. An event of the overview is a large one.
     thin_events(context.instance, [OVERVIEW_KEY], kept=_KEPT_OVERVIEWS, then_one_each=timedelta(hours=3))
     thin_events(context.instance, [pipeline_key(note.health.pipeline) for note in plan.pipelines])
-    return SensorResult(asset_events=events, skip_reason=line, cursor=plan.memory.to_cursor())
+    return SensorResult(
+        asset_events=events, skip_reason=line, cursor=remember(context.instance, context.cursor, plan.memory)
+    )
 
 
 def _look_at_publications() -> tuple[list[str], str | None]:

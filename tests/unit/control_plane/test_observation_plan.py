@@ -32,7 +32,7 @@ def test_table_is_told_on_change_and_at_most_every_ten_minutes() -> None:
     memory, told = Memory(), []
     for second in range(0, 3600, 60):
         plan = plan_observations([pipeline(table(rows=second))], memory, NOW + second)
-        memory = Memory.from_cursor(plan.memory.to_cursor())
+        memory = Memory.from_text(plan.memory.to_text())
         told += [second] * len(plan.tables)
     assert told == [0, 600, 1200, 1800, 2400, 3000]
 
@@ -59,7 +59,7 @@ def test_check_of_a_table_is_told_with_its_state_and_when_letters_come_or_go() -
     memory, told = Memory(), []
     for second, one in enumerate([table(), table(rows=5), waiting, waiting, lost, table(rows=9)]):
         plan = plan_observations([pipeline(one)], memory, NOW + 700 * second)
-        memory = Memory.from_cursor(plan.memory.to_cursor())
+        memory = Memory.from_text(plan.memory.to_text())
         told.append((len(plan.tables), len(plan.changed)))
     assert told == [(1, 1), (1, 0), (1, 1), (0, 0), (1, 1), (1, 1)]
 
@@ -94,7 +94,7 @@ def test_check_is_told_on_change_and_each_hour() -> None:
     for second in range(0, 7200, 60):
         state = "ERROR" if 1800 <= second < 2400 else "RUNNING"
         plan = plan_observations([pipeline(table(), state=state)], memory, NOW + second)
-        memory = Memory.from_cursor(plan.memory.to_cursor())
+        memory = Memory.from_text(plan.memory.to_text())
         told += [(second, verdict.passed) for _, verdict in plan.checks if verdict.name == "pipeline_runs"]
     assert told == [(0, True), (1800, False), (2400, True), (6000, True)]
 
@@ -126,4 +126,4 @@ def test_status_line_reads_as_one() -> None:
     "cursor", [None, "", "x", "[]", '{"version": 9}', '{"version": 2}', '{"version":2,"tables":5}']
 )
 def test_strange_cursor_starts_afresh(cursor: str | None) -> None:
-    assert Memory.from_cursor(cursor) == Memory()
+    assert Memory.from_text(cursor) == Memory()

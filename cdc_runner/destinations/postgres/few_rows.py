@@ -23,6 +23,9 @@ FEW_BYTES = 1 << 16
 
 _HELD_BYTES = 1 << 18
 
+PREPARED = 500
+"""Statements that a session keeps; one of fifty columns takes some 50 kB of the server's memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Staging:
@@ -53,6 +56,7 @@ class FewRows:
 
     def __init__(self) -> None:
         self._prepared: dict[tuple[int, str], str] = {}
+        self._count = 0
         self._held: list[str] = []
         self._held_bytes = 0
 
@@ -96,7 +100,12 @@ class FewRows:
         key = staging.number, statement
         name = self._prepared.get(key)
         if name is None:
-            name = self._prepared[key] = f"rosetta_{len(self._prepared)}"
+            if len(self._prepared) >= PREPARED:
+                self._prepared.clear()
+                self._hold("DEALLOCATE ALL")
+            # Never a name that was there before: a statement that is held back may come to nothing.
+            self._count += 1
+            name = self._prepared[key] = f"rosetta_{self._count}"
             self._hold(f"PREPARE {name} AS {statement}")
         return f"EXECUTE {name}({staging.arguments})"
 

@@ -150,8 +150,9 @@ def held(connection: psycopg2.extensions.connection, schema: str, name: str) -> 
 
 
 def test_many_tables_take_few_round_trips_and_no_staging_table(
-    connection: psycopg2.extensions.connection, encoder: BinaryEncoder
+    connection: psycopg2.extensions.connection, encoder: BinaryEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(few_rows, "PREPARED", 30)
     names = [f"m{number}" for number in range(40)]
     with connection, connection.cursor() as cursor:
         cursor.execute("; ".join(f"CREATE TABLE few.{name} (id integer PRIMARY KEY, v text)" for name in names))
@@ -176,6 +177,8 @@ def test_many_tables_take_few_round_trips_and_no_staging_table(
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_class WHERE relpersistence = 't'")
         assert cursor.fetchone() == (0,)
+        cursor.execute("SELECT count(*) <= 30 FROM pg_prepared_statements")
+        assert cursor.fetchone() == (True,)
         cursor.execute("SELECT count(*), min(v), max(id) FROM few.m39")
         assert cursor.fetchone() == (19, "m39", 19)
 

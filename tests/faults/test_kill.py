@@ -41,15 +41,11 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(pipeline: PipelineHarne
                 _copy_rows(pipeline, 10_000, number)
             if number % 10 == 3:
                 pipeline.source.execute("UPDATE whole SET v = v + 1")
-            _wait_beyond(pipeline, before, 300)
+            pipeline.wait_moved(300, beyond=before)
             threading.Event().wait(chance.uniform(0.0, 1.5))
             pipeline.kill()
             pipeline.start()
         transfers.assert_exact(600)
-
-
-def _wait_beyond(pipeline: PipelineHarness, before: int, timeout_seconds: float) -> None:
-    wait_for(lambda: pipeline.position("target") > before, timeout_seconds, "the stream to move")
 
 
 def _runner(harness: PipelineHarness) -> subprocess.Popen[bytes]:
@@ -84,7 +80,7 @@ def test_kills_of_the_supervisor_lose_and_repeat_nothing(pipeline: PipelineHarne
             transfers.load.start()
             transfers.watcher.start()
             for number in range(kills):
-                _wait_beyond(pipeline, pipeline.position("target"), 120)
+                pipeline.wait_moved(120)
                 child = wait_for(lambda: _pipeline_process(runner), 60, "the pipeline process")  # noqa: B023
                 assert child is not None
                 threading.Event().wait(chance.uniform(0.0, 1.0))
@@ -146,7 +142,7 @@ def test_engines_can_take_turns(pipeline: PipelineHarness) -> None:
                 pipeline.wait_caught_up(120)
                 transfers.load.start()
                 transfers.watcher.start()
-            _wait_beyond(pipeline, pipeline.position("target"), 120)
+            pipeline.wait_moved(120)
             _copy_rows(pipeline, 5_000, turn)
             threading.Event().wait(chance.uniform(0.0, 1.0))
             assert has_jvm(pipeline) == (engine == "debezium")

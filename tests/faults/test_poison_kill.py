@@ -11,7 +11,6 @@ import redis
 from tests.support.dead_letters import different_keys, replay, waiting_entries
 from tests.support.pipelines import PipelineHarness
 from tests.support.servers import RedisServer
-from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.jvm, pytest.mark.timeout(1800)]
 
@@ -48,8 +47,7 @@ def test_kills_while_rows_are_refused_lose_and_repeat_nothing(
     writer.start()
     try:
         for _ in range(kills):
-            before = pipeline.position("target")
-            wait_for(lambda before=before: pipeline.position("target") > before, 120, "the stream to move")  # type: ignore[misc]
+            pipeline.wait_moved(120)
             threading.Event().wait(chance.uniform(0.2, 1.5))
             pipeline.kill()
             pipeline.start()

@@ -73,8 +73,7 @@ def test_a_server_that_crashes_under_load_costs_nothing(own: tuple[PipelineHarne
     writer.start()
     try:
         for _ in range(3):
-            before = pipeline.position("target")
-            wait_for(lambda before=before: pipeline.position("target") > before, 60, "the stream to move")  # type: ignore[misc]
+            pipeline.wait_moved(60)
             server.kill()
             server.start()
             pipeline.ensure_running()
@@ -98,8 +97,7 @@ def test_sessions_at_the_destination_that_are_ended_cost_nothing(pipeline: Pipel
     ended = 0
     try:
         for _ in range(20):
-            before = pipeline.position("target")
-            wait_for(lambda before=before: pipeline.position("target") > before, 60, "the stream to move")  # type: ignore[misc]
+            pipeline.wait_moved(60)
             found = target.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = %s AND application_name LIKE 'rosetta%%' AND pid <> pg_backend_pid()",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 import yaml
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from cdc_runner.catalog.apply_file import apply_configuration
 from cdc_runner.catalog.credentials import Keyring, generate_key
@@ -96,6 +96,15 @@ class PipelineHarness:
             apply_configuration(session, file, read_secrets(file, self.home, passwords), keyring)
             self.pipeline_id = session.execute(text("SELECT id FROM pipelines")).scalar_one()
         engine.dispose()
+
+    @contextmanager
+    def catalog(self) -> Iterator[tuple[Engine, Keyring]]:
+        """Open the config database, with the key of its credentials."""
+        engine = open_catalog(self.config.url())
+        try:
+            yield engine, Keyring.from_environment(read_environment(self.environment))
+        finally:
+            engine.dispose()
 
     def _content(
         self,
@@ -201,6 +210,11 @@ class PipelineHarness:
         # The position is stored a moment before the tables that are to be loaded.
         loading = set(rows[0][1]) - self._not_fed(target) if rows[0][1] else set()  # type: ignore[call-overload]  # a list
         return 0 if loading else int(str(rows[0][0] or 0))
+
+    def wait_moved(self, timeout_seconds: float, target: str = "target", *, beyond: int | None = None) -> None:
+        """Wait until a target has passed a position; without one, that which it holds now."""
+        before = self.position(target) if beyond is None else beyond
+        wait_for(lambda: self.position(target) > before, timeout_seconds, "the stream to move")
 
     def _not_fed(self, target: str) -> set[str]:
         """The tables of a target that the present process said it does not feed."""

@@ -10,7 +10,6 @@ from cdc_runner.catalog.database import session_scope
 from cdc_runner.schema import TableId
 from cdc_runner.services.pipeline_edit import add_table, remove_table
 from cdc_runner.services.verify import Request, verify_pipeline
-from tests.integration.reconcile.test_verify import catalog_of
 from tests.support.pipelines import PipelineHarness
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_for
@@ -159,7 +158,7 @@ def test_a_target_that_is_taken_out_and_comes_back_is_loaded_anew(pipeline: Pipe
     pipeline.start()
     pipeline.wait_caught_up()
     assert pipeline.stop() == 0
-    with catalog_of(pipeline) as (engine, keyring):
+    with pipeline.catalog() as (engine, keyring):
         with session_scope(engine) as session:
             remove_table(session, "shop", "target", "public.t", "two", keyring)
         pipeline.start()

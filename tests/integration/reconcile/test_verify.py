@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-from sqlalchemy import Engine
 
 from cdc_runner.catalog import fences
-from cdc_runner.catalog.credentials import Keyring
-from cdc_runner.catalog.database import open_catalog, session_scope
-from cdc_runner.catalog.environment import read_environment
+from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.pipelines import load_pipeline
 from cdc_runner.errors import RosettaError
 from cdc_runner.reconcile.fenced import fenced
@@ -43,17 +40,8 @@ CREATE TABLE empty (id int PRIMARY KEY);
 """
 
 
-@contextmanager
-def catalog_of(harness: PipelineHarness) -> Iterator[tuple[Engine, Keyring]]:
-    engine = open_catalog(harness.config.url())
-    try:
-        yield engine, Keyring.from_environment(read_environment(harness.environment))
-    finally:
-        engine.dispose()
-
-
 def verify(harness: PipelineHarness, *tables: str, **options: object) -> Report:
-    with catalog_of(harness) as (engine, keyring):
+    with harness.catalog() as (engine, keyring):
         return verify_pipeline(engine, Request("shop", tables, **options), keyring)  # type: ignore[arg-type]
 
 
@@ -143,7 +131,7 @@ def test_corrupted_rows_are_named_and_repaired_while_the_stream_flows(
         assert {one.outcome for name, one in found.items() if name not in ("public.orders", "public.part")} == {
             TableOutcome.EQUAL
         }
-        with catalog_of(pipeline) as (engine, keyring):
+        with pipeline.catalog() as (engine, keyring):
             dry = repair_pipeline(engine, Request("shop"), keyring)
             assert (dry.dry_run, dry.after, dry.outcome) == (True, None, Outcome.DIFFERENT)
             repaired = repair_pipeline(engine, Request("shop"), keyring, dry_run=False)
@@ -183,7 +171,7 @@ def test_a_paused_pipeline_is_compared_but_for_what_waits_in_its_slot(
     assert outcomes["second", "orders"].keys.changed == [("7",)]
     assert len(outcomes["second", "log"].keys.extra) == 1
     assert_commands_say_so(pipeline, monkeypatch, capsys)
-    with catalog_of(pipeline) as (engine, keyring):
+    with pipeline.catalog() as (engine, keyring):
         with pytest.raises(RosettaError, match="does not run"):
             repair_pipeline(engine, Request("shop"), keyring, dry_run=False)
         pipeline.start()
@@ -199,7 +187,7 @@ def test_a_paused_pipeline_is_compared_but_for_what_waits_in_its_slot(
 
 
 def assert_a_truncate_behind_the_fence_is_no_difference(pipeline: PipelineHarness) -> None:
-    with catalog_of(pipeline) as (engine, keyring):
+    with pipeline.catalog() as (engine, keyring):
         with session_scope(engine) as session:
             spec = load_pipeline(session, pipeline.pipeline_id, keyring)
         with fenced(engine, spec, spec.destinations, Settings(), wait_seconds=60) as fence:
@@ -217,7 +205,7 @@ def assert_a_truncate_behind_the_fence_is_no_difference(pipeline: PipelineHarnes
 
 def assert_a_forgotten_fence_holds_nothing_up(pipeline: PipelineHarness) -> None:
     temporary = "SELECT count(*) FROM pg_replication_slots WHERE temporary"
-    with catalog_of(pipeline) as (engine, _):
+    with pipeline.catalog() as (engine, _):
         with session_scope(engine) as session:
             identifier = fences.request(session, pipeline.pipeline_id)
         wait_for(lambda: pipeline.source.execute(temporary) == [(1,)], 60, "the fence to be set")

@@ -8,7 +8,6 @@ from cdc_runner.catalog.database import session_scope
 from cdc_runner.services.pipeline import remove_pipeline
 from cdc_runner.services.pipeline_edit import add_table, remove_table
 from cdc_runner.services.verify import Request, verify_pipeline
-from tests.integration.reconcile.test_verify import catalog_of
 from tests.support.snowflake_pipeline import SnowflakePipeline
 
 pytestmark = [pytest.mark.pg, pytest.mark.timeout(600)]
@@ -41,7 +40,7 @@ def test_what_was_made_for_a_table_goes_with_it_and_comes_back(snowflake_pipelin
     rest = {"STAYS", "LANDING_STAYS", "ROSETTA_STREAM_STAYS", "ROSETTA_MERGE_STAYS"}
     made = {"LANDING_GOES", "ROSETTA_STREAM_GOES", "ROSETTA_MERGE_GOES"}
     assert objects(pipeline) == rest | made | {"GOES"}
-    with catalog_of(pipeline) as (engine, keyring):
+    with pipeline.catalog() as (engine, keyring):
         with session_scope(engine) as session:
             remove_table(session, "shop", "lake", "public.goes", None, keyring)
         pipeline.start()

@@ -12,7 +12,6 @@ import pytest
 
 from cdc_runner.reconcile.result import Outcome, Report, TableOutcome, TableResult
 from cdc_runner.services.verify import RepairReport, Request, repair_pipeline, verify_pipeline
-from tests.integration.reconcile.test_verify import catalog_of
 from tests.integration.snowflake.test_snowflake_pipeline import SETUP
 from tests.support.snowduck_pipeline import DuckPipeline
 from tests.support.snowflake_pipeline import SnowflakePipeline
@@ -33,12 +32,12 @@ INSERT INTO wide VALUES (1, NULL, '!'), (2, '!', NULL), (3, '', repeat('x', 1000
 
 
 def verify(pipeline: SnowflakePipeline, *tables: str) -> Report:
-    with catalog_of(pipeline) as (engine, keyring):
+    with pipeline.catalog() as (engine, keyring):
         return verify_pipeline(engine, Request("shop", tables), keyring)
 
 
 def repair(pipeline: SnowflakePipeline, *tables: str) -> RepairReport:
-    with catalog_of(pipeline) as (engine, keyring):
+    with pipeline.catalog() as (engine, keyring):
         return repair_pipeline(engine, Request("shop", tables), keyring, dry_run=False)
 
 

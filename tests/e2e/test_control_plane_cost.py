@@ -180,50 +180,58 @@ def test_pages_stay_fast_after_a_month(pages, config_server, tmp_path) -> None:
     try:
         if CHROMIUM is not None:
             with browsing(tmp_path) as browser:
+                # A browser that was never here loads all definitions once; it keeps them until they change.
+                result["first_visit"] = looked_at(browser, f"{pages.url}{PAGES['home'][0]}", PAGES["home"][1])
                 for name, (path, words) in PAGES.items():
                     result["pages"][name] = browsed(browser, f"{pages.url}{path}", words)
         else:
-            result["pages_not_opened"] = "no Chromium is on PATH: only the webserver's answers were measured"
+            result["pages_not_opened"] = NO_CHROMIUM
     finally:
         file.write_text(json.dumps(result, indent=2))
     slow: dict[str, Any] = {name: one for name, one in result["page_answers"].items() if one > 1.0}
     slow |= {name: one for name, one in result["pages"].items() if "failed" in one or too_slow(one)}
     assert not slow
+    if CHROMIUM is None:
+        pytest.skip(NO_CHROMIUM)
 
 
 def too_slow(look: dict[str, Any]) -> bool:
     return bool(look["slowest_seconds"] > 1.0 or look["content_seconds"] > 3.0 or look["settled_seconds"] > 5.0)
 
 
+NO_CHROMIUM = "no Chromium is on PATH: the webserver's answers are fast, and no page was opened"
 PAGES = {
     "home": ("/assets/overview", ("pipelines by state", "20 RUNNING", "monitors")),
-    "pictures": ("/assets/overview_pictures", ("Pictures of the last days", "Last 7 days", "rows per day")),
+    "pictures": ("/assets/overview_pictures", ("Pictures of the last days", "slot WAL")),
     "automation": ("/automation", ("replication_monitor", "credit_monitor")),
     "asset list": ("/assets", ("overview", "rosetta")),
     "pipeline's asset": ("/assets/rosetta/p00", ("largest tables", "p00-warehouse")),
     "its checks": ("/assets/rosetta/p00?view=checks", ("lag_within_objective", "dead_letters_empty")),
     "its lineage": ("/assets/rosetta/p00?view=lineage", ("t00", "t49")),
     "table's asset": ("/assets/rosetta/p00/p00-warehouse/public/t00", ("rows applied", "STREAMING")),
-    "a sensor": ("/locations/rosetta/sensors/replication_monitor", ("Latest tick", "Skipped")),
+    "a sensor": ("/locations/rosetta/sensors/replication_monitor", ("Latest tick", "look ", "0 runs requested")),
     "runs": ("/runs", ("prune", "overview_pictures")),
 }
 """Path, and what it shows when a person can read it."""
 
 
 def browsed(browser: Browser, url: str, words: tuple[str, ...]) -> dict[str, Any]:
-    """Open a page three times; return the best look, with the seconds until a person can read it, or why there is none.
+    """Return the best of three looks at a page, or why there is none.
 
     One page that fails keeps none of the others from being looked at.
     """
-    looks: list[dict[str, Any]] = []
+    looks = [looked_at(browser, url, words) for _ in range(3)]
+    return min(looks, key=lambda look: look.get("slowest_seconds", float("inf")))
+
+
+def looked_at(browser: Browser, url: str, words: tuple[str, ...]) -> dict[str, Any]:
+    """Open a page; return what it needed, and the seconds until a person could read it."""
     try:
-        for _ in range(3):
-            browser.open(url)
-            content = browser.wait_for_text(*words)
-            looks.append({"content_seconds": round(content, 2), **asdict(browser.wait_until_quiet())})
+        browser.open(url)
+        content = browser.wait_for_text(*words, timeout=30)
+        return {"content_seconds": round(content, 2), **asdict(browser.wait_until_quiet(timeout=30))}
     except AssertionError as error:
-        return {"failed": str(error), "looks": looks}
-    return min(looks, key=lambda look: look["slowest_seconds"])
+        return {"failed": str(error)}
 
 
 def per_day(before: dict[str, int], after: dict[str, int], seconds: float) -> dict[str, int]:

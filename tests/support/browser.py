@@ -81,6 +81,7 @@ class Browser:
     connection: ClientConnection
     asked: dict[str, Asked] = field(default_factory=dict)
     began: float = 0.0
+    _document: str = ""
     _last: int = 0
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -98,7 +99,6 @@ class Browser:
     def open(self, url: str, *, width: int = 1440, height: int = 900) -> None:
         """Open a page, forgetting what the one before has asked."""
         self.asked.clear()
-        self.began = self._now()
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
@@ -176,7 +176,13 @@ class Browser:
         parameters = message.get("params", {})
         known = self.asked.get(parameters.get("requestId", ""))
         if message["method"] == "Network.requestWillBeSent":
-            request = parameters["request"]
+            request, document = parameters["request"], parameters["loaderId"]
+            if parameters["requestId"] == document:
+                # The page before goes on asking until now, and nobody tells of what becomes of that.
+                self.asked.clear()
+                self._document, self.began = document, parameters["timestamp"]
+            elif document != self._document:
+                return
             if urlsplit(request["url"]).path.endswith("/graphql") and request["method"] == "POST":
                 question = json.loads(request.get("postData") or "{}")
                 name = question.get("operationName") or "?"

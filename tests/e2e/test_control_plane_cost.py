@@ -145,7 +145,8 @@ def cadence(pages: DagsterPages, began: float) -> dict[str, dict[str, float]]:
     ticks[SCHEDULE] = (60, pages.schedule_ticks(SCHEDULE))
     found: dict[str, dict[str, float]] = {}
     for name, (wanted, some) in ticks.items():
-        since = 0.0 if wanted >= 300 else began - wanted
+        # A short look reaches back, so that there are two ticks of each.
+        since = 0.0 if wanted >= 300 else began - max(wanted, 2 * wanted - SECONDS + 5)
         moments = sorted(float(tick["timestamp"]) for tick in some if float(tick["timestamp"]) >= since)
         between = [later - earlier for earlier, later in pairwise(moments)]
         assert between, f"{name} has not ticked twice"
@@ -172,7 +173,8 @@ def opened(server: PostgresServer) -> int:
 
 
 def test_pages_stay_fast_after_a_month(pages, config_server, tmp_path) -> None:
-    """Runs after the other one: a month is made of the rows that it left."""
+    """A month is made of the rows that are there once everything was told."""
+    wait_for(lambda: idle(pages, config_server), 900, "everything to be told once")
     simulate_a_month(pages, config_server)
     file = figures_file(tmp_path)
     result = json.loads(file.read_text()) if file.exists() else {}
@@ -180,8 +182,7 @@ def test_pages_stay_fast_after_a_month(pages, config_server, tmp_path) -> None:
     try:
         if CHROMIUM is not None:
             with browsing(tmp_path) as browser:
-                # A browser that was never here loads all definitions once; it keeps them until they change.
-                result["first_visit"] = looked_at(browser, f"{pages.url}{PAGES['home'][0]}", PAGES["home"][1])
+                result["first_visit"] = first_visit(browser, pages.url)
                 for name, (path, words) in PAGES.items():
                     result["pages"][name] = browsed(browser, f"{pages.url}{path}", words)
         else:
@@ -213,6 +214,20 @@ PAGES = {
     "runs": ("/runs", ("prune", "overview_pictures")),
 }
 """Path, and what it shows when a person can read it."""
+
+
+def first_visit(browser: Browser, url: str) -> dict[str, Any]:
+    """Return what a browser needs that was never here: all definitions. Look on until it has kept them.
+
+    It keeps them until they change, so other looks do without.
+    """
+    path, words = PAGES["home"]
+    first = looked_at(browser, f"{url}{path}", words)
+    for _ in range(8):
+        looked_at(browser, f"{url}{path}", words)
+        if not any(one.operation == "LocationWorkspaceAssetsQuery" for one in browser.asked.values()):
+            break
+    return first
 
 
 def browsed(browser: Browser, url: str, words: tuple[str, ...]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tests.support.snowflake_key import private_key
 from tests.support.snowflake_sql import SnowflakeSql, SqlError
 
 DATABASE = "ANALYTICS"
-FAULTS = ("401", "409", "429", "503", "timeout", "stale", "ignored", "invalid", "slow")
+FAULTS = ("401", "409", "429", "503", "timeout", "stale", "ignored", "invalid", "slow", "proxy")
 MAX_BYTES = 4_000_000
 
 
@@ -49,6 +49,10 @@ class Channel:
     @property
     def token(self) -> str:
         return f"{self.sequencer}_{self.row}"
+
+
+class Elsewhere(Exception):
+    """Ends a request with what a proxy on the way answers in the service's place."""
 
 
 class SnowflakeServer:
@@ -112,7 +116,10 @@ class SnowflakeServer:
         return private_key(passphrase)
 
     def fail(self, call: str, *faults: str) -> None:
-        """Let the next calls of a kind (open, append, status, token, sql) fail; an empty name lets one through."""
+        """Let the next calls of a kind fail; an empty name lets one through.
+
+        Kinds are hostname, token, open, append, status and sql.
+        """
         self._faults.setdefault(call, deque()).extend(faults)
 
     def _fault(self, call: str) -> str:
@@ -129,6 +136,8 @@ class SnowflakeServer:
             self._last[call] = fault
             if fault:
                 self.seen[fault] = self.seen.get(fault, 0) + 1
+        if fault == "proxy":
+            raise Elsewhere
         if fault == "401":
             raise Answer(401, "390144", "token is invalid")
         if fault == "429":
@@ -141,9 +150,11 @@ class SnowflakeServer:
 
     def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
         """Handle one request."""
+        status, headers = 200, dict[str, str]()
         try:
             content: bytes | dict[str, Any] | None = self._route(request, body)
-            status, headers = 200, {}
+        except Elsewhere:
+            content = b"<html>\nSign in, please\n</html>"
         except Answer as error:
             content = {"code": error.code, "message": error.message}
             status, headers = error.status, error.headers
@@ -175,6 +186,7 @@ class SnowflakeServer:
             return self._poll(path[3]) if len(path) > 3 else self._statement(body)
         if path[-1] == "hostname":
             self.door.check_jwt(request.headers)
+            self._fault("hostname")
             return f"127.0.0.1:{self._http.server_port}".encode()
         if path[:2] == ["oauth", "token"]:
             self.door.check_jwt(request.headers)
@@ -195,9 +207,8 @@ class SnowflakeServer:
             return {"code": "333334", "statementHandle": handle, "message": "in progress"}
         return self._late.pop(handle)
 
-    def _statement(self, body: bytes) -> bytes | dict[str, Any]:
-        if self._fault("sql") == "proxy":
-            return b"<html>A proxy says something</html>"
+    def _statement(self, body: bytes) -> dict[str, Any]:
+        self._fault("sql")
         asked = json.loads(body)
         assert asked["database"] == DATABASE
         given = asked.get("bindings") or {}

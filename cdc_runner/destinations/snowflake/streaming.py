@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import uuid
@@ -12,12 +13,14 @@ from typing import Any
 from urllib.parse import quote
 
 from cdc_runner.destinations.snowflake.auth import KeyPairTokens, account_url, expiry_of
-from cdc_runner.destinations.snowflake.transport import Refused, Transport, json_object
+from cdc_runner.destinations.snowflake.transport import Refused, Transport, Unanswered, json_object
 from cdc_runner.spec import SnowflakeAddress
 
 TOKEN_RENEW_BEFORE_SECONDS = 60.0
 TOKEN_LIFETIME_SECONDS = 540.0
 """What a scoped token without an `exp` is trusted for; tokens were seen to live about ten minutes."""
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=:%-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ class StreamingService:
                     renew=self._tokens.renew,
                     content=form.encode(),
                 )
-                self._scoped = response.text.strip().strip('"')
+                self._scoped = parse_token(response.text)
                 self._scoped_until = expiry_of(self._scoped) or self._clock() + TOKEN_LIFETIME_SECONDS
             return self._scoped
 
@@ -145,7 +148,10 @@ class StreamingService:
         body = json.dumps({"fail_on_uncommitted_rows": True}).encode()
         answer = self._json("PUT", self._channel_url(pipe, channel), params=_request_id(), content=body)
         status = _status(answer.get("channel_status") or {})
-        return str(answer["next_continuation_token"]), status
+        token = answer.get("next_continuation_token")
+        if not token:
+            raise Unanswered("what came has no continuation token")
+        return str(token), status
 
     def append(self, pipe: Pipe, channel: str, continuation: str, rows: Rows) -> str:
         """Send rows and return the next continuation token. Success does not mean that they are durable.
@@ -231,12 +237,34 @@ class Rows:
 
 
 def parse_hostname(answer: str) -> str:
-    """Return the host of an answer, which is plain text or JSON."""
+    """Return the host of an answer, which is plain text or JSON.
+
+    Raises:
+        Unanswered: it is neither, so something on the way to the service has answered.
+    """
     text = answer.strip()
     if text[:1] in ("{", '"'):
-        value: Any = json.loads(text)
+        try:
+            value: Any = json.loads(text)
+        except ValueError:
+            raise Unanswered("what came is no JSON") from None
         text = str(value.get("hostname", "")) if isinstance(value, dict) else str(value)
-    return text.replace("_", "-")
+    host = text.replace("_", "-")
+    if not _HOST.fullmatch(host):
+        raise Unanswered("what came is no host")
+    return host
+
+
+def parse_token(answer: str) -> str:
+    """Return the token of an answer, which is plain text or a JSON string.
+
+    Raises:
+        Unanswered: it is none, so something on the way to the service has answered.
+    """
+    token = answer.strip().strip('"')
+    if not _TOKEN.fullmatch(token):
+        raise Unanswered("what came is no token")
+    return token
 
 
 def _status(value: dict[str, Any]) -> ChannelStatus:

@@ -122,6 +122,23 @@ def test_tokens_are_renewed_before_and_after_they_are_refused(snowflake: Snowfla
     assert caught.value.kind is ErrorKind.DESTINATION_AUTHENTICATION
 
 
+@pytest.mark.parametrize("call", ["hostname", "open"])
+def test_what_a_proxy_answers_is_told_and_not_kept(snowflake: SnowflakeServer, service: StreamingService, call: str):
+    snowflake.fail(call, "proxy")
+    with pytest.raises(RosettaError, match=r"did not answer when asked to open channel C \(what came is no") as caught:
+        channel_of(service)
+    assert caught.value.kind is ErrorKind.DESTINATION_UNAVAILABLE
+    deliver(channel_of(service), rows(1))
+    assert landed(snowflake) == ["00000001", "00000002", "00000003"]
+
+
+def test_what_a_proxy_answers_is_not_taken_for_a_token(snowflake: SnowflakeServer, service: StreamingService):
+    snowflake.fail("token", "proxy", "proxy")
+    deliver(channel_of(service), rows(1))
+    assert landed(snowflake) == ["00000001", "00000002", "00000003"]
+    assert snowflake.seen == {"proxy": 2}
+
+
 def test_random_faults_leave_each_row_once(snowflake: SnowflakeServer, service: StreamingService):
     snowflake.chaos = 0.3
     channel = channel_of(service)

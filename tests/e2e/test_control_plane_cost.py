@@ -290,6 +290,12 @@ def simulate_a_month(pages: DagsterPages, server: PostgresServer) -> None:
             copy_events("""= '["overview_pictures"]'""", copies, "1 hour")
     copy_events("LIKE '%,%,%'", TABLE_EVENTS, "10 minutes")
     run("ANALYZE")
+    overviews = """SELECT count(*) FROM event_logs WHERE asset_key = '["overview"]'"""
+    wait_for(
+        lambda: server.execute(overviews, database="test_cost_dagster")[0][0] < 70,
+        300,
+        "the monitor to thin its events",
+    )
 
 
 QUERIES = {

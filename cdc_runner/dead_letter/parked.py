@@ -20,6 +20,8 @@ from cdc_runner.spec import ResolvedSync
 
 Segments = Iterable[Sequence[tuple[ResolvedSync, NetChange]]]
 Fields = Mapping[bytes, bytes]
+Entry = tuple[bytes, Fields]
+"""An entry of the stream: its id, and what it holds."""
 
 
 @dataclass(frozen=True, slots=True)

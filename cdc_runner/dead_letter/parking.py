@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from cdc_runner.capture.base import TableVersion
 from cdc_runner.dead_letter.parked import (
+    Entry,
     Fields,
     Head,
     ParkedBatch,
@@ -39,6 +41,10 @@ from cdc_runner.spec import ResolvedSync
 
 PIECE_BYTES = 4 * 1024 * 1024
 _READ_AT_ONCE = 4
+_READ_AHEAD = 16
+GROUP_BYTES = 2 * 1024 * 1024
+GROUP_BATCHES = 500
+"""Up to so much is taken out together."""
 
 
 class ParkingLot:
@@ -65,6 +71,7 @@ class ParkingLot:
         self._total = 0
         self._ends: dict[int, bytes] = {}
         self._kept: set[str] = set()
+        self._known: dict[str, TableSchema] = {}
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -210,6 +217,22 @@ class ParkingLot:
 
     # -- taking out ----------------------------------------------------------------------------------------------------
 
+    def oldest(self, upto: Position | None = None) -> list[ParkedBatch]:
+        """Return the oldest batches, as many as are small together and on one side of `upto`; none when none is parked.
+
+        Raises:
+            RosettaError: DEAD_LETTER_UNAVAILABLE, PARKED_LOST.
+        """
+        first = self.first()
+        if first is None:
+            return []
+        group: list[ParkedBatch] = []
+        for after, batch in self._small_batches():
+            if group and (after != group[-1].last or (upto is not None and group[0].last <= upto < batch.last)):
+                break
+            group.append(batch)
+        return group or [first]
+
     def first(self) -> ParkedBatch | None:
         """Return the oldest batch.
 
@@ -225,30 +248,47 @@ class ParkingLot:
         head = read_head(rows[0][1])
         if head.after != self.span.after.lsn:
             raise self._lost()
-        return ParkedBatch(
-            head.number,
-            Position(head.through),
-            head.commit_at,
-            lambda: self._segments(head.number, rows[0][0]),
-        )
+        return self._batch(head, lambda: self._entries(rows[0][0]))
 
-    def _segments(self, number: int, start: bytes) -> Iterator[list[ParkedChange]]:
+    def _batch(self, head: Head, entries: Callable[[], Iterable[Entry]]) -> ParkedBatch:
+        through = Position(head.through)
+        return ParkedBatch(head.number, through, head.commit_at, lambda: self._segments(head.number, entries()))
+
+    def _small_batches(self) -> Iterator[tuple[Position, ParkedBatch]]:
+        """Yield the oldest batches with the position after which each begins, while they are small together.
+
+        They are in memory: to ask Redis for each of thousands takes longer than to apply them.
+        """
+        mine: list[Entry] = []
+        size = count = 0
+        for entry in self._entries("-", _READ_AHEAD):
+            head = read_head(entry[1])
+            if mine and head.number != read_head(mine[0][1]).number:
+                return
+            mine.append(entry)
+            size += sum(map(len, entry[1].values()))
+            if entry[1][b"kind"] == b"end":
+                yield Position(head.after), self._batch(head, partial(list, mine))
+                mine, count = [], count + 1
+            if size > GROUP_BYTES or count >= GROUP_BATCHES:
+                return
+
+    def _segments(self, number: int, entries: Iterable[Entry]) -> Iterator[list[ParkedChange]]:
         """Yield the segments of a batch; a change that was cut into pieces is put together again."""
-        schemas: dict[str, TableSchema] = {}
         place, segment = 0, list[ParkedChange]()
-        for content, rows in self._changes(number, start):
+        for content, rows in self._changes(number, entries):
             if content["segment"] != place and segment:
                 yield segment
                 segment = []
             place = content["segment"]
-            segment.append(self._change(content, pa.concat_tables(rows), schemas))
+            segment.append(self._change(content, pa.concat_tables(rows)))
         if segment:
             yield segment
 
-    def _changes(self, number: int, start: bytes) -> Iterator[tuple[dict[str, Any], list[pa.Table]]]:
+    def _changes(self, number: int, entries: Iterable[Entry]) -> Iterator[tuple[dict[str, Any], list[pa.Table]]]:
         content: dict[str, Any] | None = None
         rows: list[pa.Table] = []
-        for pieces, (entry, fields) in enumerate(self._entries(start)):
+        for pieces, (entry, fields) in enumerate(entries):
             if read_head(fields).number != number:
                 break
             if fields[b"kind"] == b"end":
@@ -265,22 +305,22 @@ class ParkingLot:
             rows.append(unpack(fields[b"rows"]))
         raise self._lost()
 
-    def _entries(self, start: bytes) -> Iterator[tuple[bytes, Fields]]:
-        low = start.decode()
+    def _entries(self, start: bytes | str, at_once: int = _READ_AT_ONCE) -> Iterator[Entry]:
+        low = start if isinstance(start, str) else start.decode()
         while True:
             with self.store.client() as client:
-                found = client.xrange(self._name, low, "+", count=_READ_AT_ONCE)
+                found = client.xrange(self._name, low, "+", count=at_once)
             yield from found
             if not found:
                 return
             low = f"({found[-1][0].decode()}"
 
-    def _change(self, content: Mapping[str, Any], rows: pa.Table, schemas: dict[str, TableSchema]) -> ParkedChange:
+    def _change(self, content: Mapping[str, Any], rows: pa.Table) -> ParkedChange:
         source_schema, source, target_schema, target = content["sync"]
         origin = content["origin"]
         change = NetChange(
             NetKind(content["kind"]),
-            TableVersion(self._schema(content["schema"], schemas), 0),
+            TableVersion(self._schema(content["schema"]), 0),
             content["truncate"],
             rows,
             content["partial"],
@@ -295,20 +335,20 @@ class ParkingLot:
             TableId(source_schema, source),
             TableId(target_schema, target),
             change,
-            None if origin is None else self._schema(origin, schemas),
+            None if origin is None else self._schema(origin),
         )
 
-    def _schema(self, name: str, known: dict[str, TableSchema]) -> TableSchema:
-        if name not in known:
+    def _schema(self, name: str) -> TableSchema:
+        if name not in self._known:
             with self.store.client() as client:
                 text = client.hget(self._schemas, name)
             if text is None:
                 raise self._lost()
-            known[name] = schema_from_json(text)
-        return known[name]
+            self._known[name] = schema_from_json(text)
+        return self._known[name]
 
     def remove(self, batch: ParkedBatch) -> None:
-        """Remove the oldest batch, which the destination holds by now.
+        """Remove a batch and all before it, which the destination holds by now.
 
         Raises:
             RosettaError: DEAD_LETTER_UNAVAILABLE; it is still there, and is passed over when it is taken out again.
@@ -316,7 +356,8 @@ class ParkingLot:
         span = self.span
         assert span is not None, "something is parked"
         with self.store.client() as client:
-            end = self._ends.pop(batch.number, None)
+            end = self._ends.get(batch.number)
+            self._ends = {number: entry for number, entry in self._ends.items() if number > batch.number}
             if end is not None:
                 client.xtrim(self._name, minid=end, approximate=False)
                 client.xdel(self._name, end)
@@ -325,17 +366,18 @@ class ParkingLot:
                 self._remove_slowly(client, batch.number)
             rows = client.xrange(self._name, count=1)
             if not rows:
-                if span.batches > 1:
+                if batch.number < self._number:
                     raise self._lost()
                 client.delete(self._name, self._schemas)
                 self._forget()
                 return
-        size = self._total - read_head(rows[0][1]).before
-        self.span = replace(span, after=batch.last, batches=span.batches - 1, size=size)
+        head = read_head(rows[0][1])
+        batches = self._number - head.number + 1
+        self.span = replace(span, after=batch.last, batches=batches, size=self._total - head.before)
 
     def _remove_slowly(self, client: Any, number: int) -> None:
         while rows := client.xrange(self._name, count=_READ_AT_ONCE):
-            mine = [entry for entry, fields in rows if read_head(fields).number == number]
+            mine = [entry for entry, fields in rows if read_head(fields).number <= number]
             _remove(client, self._name, mine)
             if len(mine) < len(rows):
                 return

@@ -16,6 +16,7 @@ from cdc_runner.pipeline.batch import ApplyStatus, FencePoint, ShapedBatch
 from cdc_runner.pipeline.dead_letters import LetterDesk
 from cdc_runner.pipeline.parking import Parking, ReadyBatch
 from cdc_runner.pipeline.routing import Routing
+from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.net import NetChange
 from cdc_runner.shaping.sync import TableShaper
@@ -216,7 +217,7 @@ class Applier:
             return False
         try:
             self.destination.open()
-            for batch in parking.batches():
+            for batch in parking.batches(self.destination.position(), self._fenced_at):
                 if self._stopping.is_set():
                     return False
                 self._apply(batch)
@@ -230,6 +231,10 @@ class Applier:
         self.status.parked = None
         self.status.error = None
         return True
+
+    def _fenced_at(self) -> Position | None:
+        fence = self.fence
+        return None if fence is None else fence.position
 
     def _apply(self, batch: ShapedBatch | ReadyBatch) -> None:
         fence = self.fence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -114,15 +115,22 @@ class Parking:
         self._next_try = time.monotonic() + TRY_SECONDS
         return True
 
-    def batches(self) -> Iterator[ReadyBatch]:
-        """Yield what is parked, oldest first; each is removed when the next one is asked for.
+    def batches(self, held: Position | None, fence: Callable[[], Position | None]) -> Iterator[ReadyBatch]:
+        """Yield what is parked, oldest first, small batches as one; each is removed when the next one is asked for.
+
+        Thousands of small ones come together in minutes, and a transaction for each would take as long again.
+
+        Args:
+            held: position of the destination now.
+            fence: tells a position that nothing may span.
 
         Raises:
             RosettaError: DEAD_LETTER_UNAVAILABLE, PARKED_LOST.
         """
-        while (batch := self._lot.first()) is not None:
-            yield ReadyBatch(batch.last, batch.commit_time, lambda batch=batch: self._ready(batch))  # type: ignore[misc]
-            self._lot.remove(batch)
+        while group := self._lot.oldest(fence()):
+            last = group[-1]
+            yield ReadyBatch(last.last, last.commit_time, partial(self._ready, group, held))
+            self._lot.remove(last)
             self.tell()
         self.through = None
         self.tell(at_once=True)
@@ -140,14 +148,19 @@ class Parking:
         """Close the connection; what is parked stays."""
         self._lot.store.close()
 
-    def _ready(self, batch: ParkedBatch) -> Iterator[list[tuple[ResolvedSync, NetChange]]]:
-        for segment in batch.segments():
-            yield [
-                (self._syncs[one.target], self._with_origin(one))
-                for one in segment
-                # A table that was taken out meanwhile, or loaded anew behind the batch.
-                if one.target in self._syncs and batch.last > self._snapshots[one.target]
-            ]
+    def _ready(
+        self, group: Sequence[ParkedBatch], held: Position | None
+    ) -> Iterator[list[tuple[ResolvedSync, NetChange]]]:
+        for batch in group:
+            if held is not None and batch.last <= held:
+                continue
+            for segment in batch.segments():
+                yield [
+                    (self._syncs[one.target], self._with_origin(one))
+                    for one in segment
+                    # A table that was taken out meanwhile, or loaded anew behind the batch.
+                    if one.target in self._syncs and batch.last > self._snapshots[one.target]
+                ]
 
     def _with_origin(self, parked: ParkedChange) -> NetChange:
         change = parked.change

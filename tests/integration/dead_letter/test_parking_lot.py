@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,6 +16,7 @@ from cdc_runner.dead_letter.parking import ParkingLot
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.postgres.divert import merge_rows
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.pipeline.parking import Parking
 from cdc_runner.position import Position
 from cdc_runner.schema import Column, ReplicaIdentity, TableId, TableSchema
 from cdc_runner.shaping.net import NetChange, NetKind
@@ -127,3 +129,73 @@ def test_what_is_full_takes_nothing_and_what_redis_loses_is_noticed(
         with pytest.raises(RosettaError, match="lost changes that were parked between") as caught:
             act()
         assert caught.value.kind is ErrorKind.PARKED_LOST
+
+
+def test_small_batches_come_out_together_and_what_was_taken_is_gone_at_once(
+    lots: list[ParkingLot], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "GROUP_BATCHES", 20)
+    lot = lots[0]
+    for number in range(50):
+        lot.append([[(SYNC, change(number, 1))]], Position(number), Position(number + 1), float(number))
+    found: list[list[int]] = []
+    while group := lot.oldest(Position(30)):
+        rows = [one.change.rows for batch in group for part in batch.segments() for one in part]
+        assert [table.column("c0").to_pylist() for table in rows] == [[str(batch.last.lsn - 1)] for batch in group]
+        assert group[-1].commit_time == group[-1].last.lsn - 1
+        found.append([batch.last.lsn for batch in group])
+        lot.remove(group[-1])
+        assert lot.span == lots[1].load()
+    # Nothing spans position 30, at which the destination is to be held for a moment.
+    assert found == [[*range(1, 21)], [*range(21, 31)], [*range(31, 51)]]
+    assert lot.span is None
+    assert redis_client.keys("park:*") == []
+
+
+def test_a_large_batch_is_read_piece_by_piece_and_a_gap_ends_what_comes_together(
+    lots: list[ParkingLot], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lot = lots[0]
+    lot.append([[(SYNC, change(0, 2000))]], Position(0), Position(1), 5.0)
+    for number in range(1, 6):
+        lot.append([[(SYNC, change(number, 1))]], Position(number), Position(number + 1), 5.0)
+    monkeypatch.setattr(parking, "GROUP_BYTES", 1000)
+    assert [batch.last.lsn for batch in lot.oldest()] == [1]
+    lot.remove(lot.oldest()[0])
+    monkeypatch.setattr(parking, "GROUP_BYTES", 1 << 20)
+    entries: Any = redis_client.xrange("park:1:2")
+    # The batch that ends at 4 goes missing.
+    redis_client.xdel("park:1:2", entries[4][0], entries[5][0])
+    group = lot.oldest()
+    assert [batch.last.lsn for batch in group] == [2, 3]
+    for batch in group:
+        assert [len(part) for part in batch.segments()] == [1]
+    lot.remove(group[-1])
+    with pytest.raises(RosettaError) as caught:
+        lot.oldest()
+    assert caught.value.kind is ErrorKind.PARKED_LOST
+
+
+def test_what_nobody_has_read_through_is_removed_as_well(lots: list[ParkingLot]) -> None:
+    """The destination holds a part of it already, and the caller did not look at the rest."""
+    lot = lots[0]
+    for number in range(6):
+        lot.append([[(SYNC, change(number, 1))]], Position(number), Position(number + 1), 5.0)
+    told: list[tuple[int, int]] = []
+    parked = Parking(lot, 1.0, [SYNC], {SYNC.target: Position(5)}, {}, lambda *now: told.append(now))
+    (batch,) = parked.batches(Position(3), lambda: None)
+    assert batch.last == Position(6)
+    assert told[-1] == (0, 0)
+    assert lots[1].load() is None
+
+
+def test_rows_behind_the_position_or_a_new_load_are_left_out(lots: list[ParkingLot]) -> None:
+    lot = lots[0]
+    for number in range(6):
+        lot.append([[(SYNC, change(number, 1))]], Position(number), Position(number + 1), 5.0)
+    for held, loaded, wanted in ((None, 0, "012345"), (3, 0, "345"), (3, 5, "5")):
+        snapshots = {SYNC.target: Position(loaded)}
+        parked = Parking(lot, 1.0, [SYNC], snapshots, {}, lambda *_: None)
+        batch = next(parked.batches(None if held is None else Position(held), lambda: None))
+        keys = [key for part in batch.ready() for _, one in part for key in one.rows.column("c0").to_pylist()]
+        assert "".join(keys) == wanted

@@ -91,6 +91,8 @@ def _begin(
     pipeline.environment["REDIS_URL"] = redis_url
     pipeline.start()
     pipeline.wait_caught_up()
+    # The load alone may be at that position: what comes now is of the stream.
+    pipeline.wait_caught_up()
 
 
 def _cut_off_under_load(pipeline: PipelineHarness, link: TcpProxy) -> int:

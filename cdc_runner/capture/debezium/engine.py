@@ -44,6 +44,8 @@ log = structlog.get_logger()
 Ends = npt.NDArray[np.int64]
 """See `RowWriter.ends`."""
 
+CLOSE_SECONDS = 20.0
+
 _TYPE_PARAMETER = "__debezium.source.column.type"
 _SERIAL = {"SERIAL": "int4", "BIGSERIAL": "int8", "SMALLSERIAL": "int2"}
 
@@ -243,15 +245,27 @@ class DebeziumStream:
 
     def close(self) -> None:
         """See `ChangeStream.close`."""
+        import jpype
+
         if self._stopping:
+            # Another thread closes it; until it is closed the slot is read.
+            self._thread.join(CLOSE_SECONDS)
             return
         self._stopping = True
         self._open.set()
         self._buffer.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + CLOSE_SECONDS
         while self._thread.is_alive() and time.monotonic() < deadline:
-            self._engine.close()
-            self._thread.join(2.0)
+            try:
+                self._engine.close()
+            except jpype.JException as error:
+                # It refuses while its tasks are starting, and when it is being closed already.
+                log.debug("debezium.not_closed_yet", reason=_reason(error))
+                self._thread.join(0.1)
+            else:
+                self._thread.join(2.0)
+        if self._thread.is_alive():
+            log.warning("debezium.not_closed", seconds=CLOSE_SECONDS)
 
 
 def _columns(schema: Any) -> list[StreamColumn]:

@@ -260,11 +260,12 @@ class ParkingLot:
         They are in memory: to ask Redis for each of thousands takes longer than to apply them.
         """
         mine: list[Entry] = []
-        size = count = 0
+        size = count = number = 0
         for entry in self._entries("-", _READ_AHEAD):
             head = read_head(entry[1])
-            if mine and head.number != read_head(mine[0][1]).number:
+            if mine and head.number != number:
                 return
+            number = head.number
             mine.append(entry)
             size += sum(map(len, entry[1].values()))
             if entry[1][b"kind"] == b"end":

@@ -45,6 +45,7 @@ Ends = npt.NDArray[np.int64]
 """See `RowWriter.ends`."""
 
 CLOSE_SECONDS = 20.0
+"""How long a close waits for the engine to end."""
 
 _TYPE_PARAMETER = "__debezium.source.column.type"
 _SERIAL = {"SERIAL": "int4", "BIGSERIAL": "int8", "SMALLSERIAL": "int2"}

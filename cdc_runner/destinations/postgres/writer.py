@@ -127,7 +127,7 @@ class TableWriter:
         return Staging(name)
 
     def _write(self, cursor: psycopg2.extensions.cursor, staging: Staging, statement: str) -> int:
-        """Run a statement over staged rows; return its count, or -1 when it is told later that it failed."""
+        """Run a statement over staged rows; return its count, or -1 of few rows, which are held back."""
         if staging.arguments is not None:
             self._few.send(cursor, staging, statement)
             return -1
@@ -182,12 +182,7 @@ class TableWriter:
                 self._fetch_moved(cursor, sync, change)
         elif change.kind is NetKind.MULTISET:
             self._write(cursor, staging, statements.insert_multiset(shape, staging.rows))
-        elif (
-            staging.arguments is None
-            and change.updates
-            and not careful
-            and self._updated(cursor, shape, change, staging)
-        ):
+        elif change.updates and not careful and self._updated(cursor, shape, change, staging):
             return
         else:
             if change.partial:

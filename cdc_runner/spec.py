@@ -297,6 +297,8 @@ class PipelineSettings:
         spill_bytes: raw bytes of an open transaction above which it goes to disk.
         load_workers: parallel COPY pipes of an initial load.
         load_chunk_bytes: bytes of table a chunk covers.
+        load_beside_megabytes: how much of tables that join a running pipeline is loaded while its stream waits; the
+            larger ones are loaded beside it.
         heartbeat_seconds: longest time between two heartbeats on an idle source.
         schema_policy: `evolve`, `freeze` or `pause`.
         jvm_heap_megabytes: heap limit of the Debezium engine.
@@ -324,6 +326,7 @@ class PipelineSettings:
     spill_bytes: int = 16 * 1024 * 1024
     load_workers: int = 4
     load_chunk_bytes: int = 64 * 1024 * 1024
+    load_beside_megabytes: int = 256
     heartbeat_seconds: float = 5.0
     schema_policy: str = "evolve"
     jvm_heap_megabytes: int = 192

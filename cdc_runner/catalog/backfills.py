@@ -41,6 +41,7 @@ class Task:
         since_xid: rows that were changed by this transaction or later ones are read once more at the end; None before
             the first snapshot.
         passes: how often that was done.
+        rows: read so far.
     """
 
     id: int
@@ -54,6 +55,7 @@ class Task:
     snapshot_lsn: int | None
     since_xid: int | None
     passes: int
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,7 @@ def open_tasks(session: Session, pipeline_id: int) -> list[Task]:
             row.snapshot_lsn,
             row.since_xid,
             row.passes,
+            row.count_record,
         )
         for row in rows
         if row.pipeline_destination_id is not None and row.target_schema is not None and row.target_table is not None

@@ -124,6 +124,10 @@ _DEFINITIONS = (
                       "Parallel copies of an initial load.", "", 1, 64, pipeline=True),
     SettingDefinition("load_chunk_bytes", "integer", _P.load_chunk_bytes,
                       "Bytes of a table that one chunk of a load covers.", "bytes", _MIB, 65_536 * _MIB, pipeline=True),
+    SettingDefinition("load_beside_megabytes", "integer", _P.load_beside_megabytes,
+                      "How much of tables that join a running pipeline is loaded while its stream waits; the larger "
+                      "ones are loaded beside it (PostgreSQL destinations, tables with a key).", "MB",
+                      0, 100_000_000, pipeline=True),
     SettingDefinition("heartbeat_seconds", "number", _P.heartbeat_seconds,
                       "Longest time between two heartbeats on an idle source.", "seconds", 0.5, 3600, pipeline=True),
     SettingDefinition("schema_policy", "choice", _P.schema_policy,

@@ -55,6 +55,8 @@ class TableState:
         schema: the schema that the target was last made for: the source's, or what the sync's shape makes of it.
         source_schema: the source's schema then, where a shape makes it another; None where it is `schema`.
         shape: fingerprint of the sync's shape that the rows have; empty for a plain copy.
+        joining: the stream writes the target since `snapshot`, and a resync beside it has yet to bring what the source
+            held before.
     """
 
     sync: ResolvedSync
@@ -63,6 +65,7 @@ class TableState:
     schema: TableSchema
     source_schema: TableSchema | None = None
     shape: str = ""
+    joining: bool = False
 
     @property
     def captured_schema(self) -> TableSchema:

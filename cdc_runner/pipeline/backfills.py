@@ -28,6 +28,7 @@ from cdc_runner.destinations.postgres.shadow_register import Shadow
 from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
 from cdc_runner.pipeline.dead_letters import letter_queue
+from cdc_runner.pipeline.joining import JoiningTables, Tell
 from cdc_runner.pipeline.prepare import Attached
 from cdc_runner.pipeline.rebuild import Rebuild, drop_left, kept_at
 from cdc_runner.pipeline.source import SourceSession
@@ -66,13 +67,19 @@ class BackfillKeeper:
     """Works off the queue of a pipeline's backfills while its stream runs, in threads of its own."""
 
     def __init__(
-        self, catalog: Engine, spec: PipelineSpec, attached: Sequence[Attached], appliers: Sequence[Applier]
+        self,
+        catalog: Engine,
+        spec: PipelineSpec,
+        attached: Sequence[Attached],
+        appliers: Sequence[Applier],
+        tell: Tell,
     ) -> None:
         """Args:
         catalog: the config database.
         spec: the pipeline.
         attached: the destinations of this run of the stream.
         appliers: theirs, in the same order.
+        tell: takes where tables that join stand.
         """
         self._catalog = catalog
         self._spec = spec
@@ -81,6 +88,7 @@ class BackfillKeeper:
             for each, applier in zip(attached, appliers, strict=True)
         }
         self._session = SourceSession(spec.source, "backfill")
+        self._joining = JoiningTables(catalog, spec, tell)
         self._nudging = threading.Lock()
         self._paused: str | None = None
         self._seen: set[int] = set()
@@ -117,6 +125,12 @@ class BackfillKeeper:
         with session_scope(self._catalog) as session:
             tasks = backfills.open_tasks(session, self._spec.id)
             self._paused = backfills_paused(session, self._spec.source.id) if tasks else None
+        reached = {
+            identifier: place.applier.destination
+            for identifier, place in self._places.items()
+            if not place.applier.status.detached
+        }
+        self._joining.look(reached, tasks)
         wanted = {task.id for task in tasks}
         for place in self._places.values():
             if place.task is not None and place.task.id not in wanted and place.busy:
@@ -216,10 +230,13 @@ class BackfillKeeper:
         else:
             end, note = Turn(self._catalog, task, sync, side, work, lambda: self._paused).run()
         log.info("backfill.turn", backfill=task.id, target=str(task.target), end=end.value, note=note)
-        if end is TurnEnd.DONE and task.mode == "REBUILD":
-            self._rebuilt(task)
-        elif end is TurnEnd.DONE:
-            self._done(task)
+        if end is TurnEnd.DONE:
+            if known.joining and task.mode == "RESYNC" and task.filter_sql is None:
+                destination.joined(task.target)
+            if task.mode == "REBUILD":
+                self._rebuilt(task)
+            else:
+                self._done(task)
         elif note is not None:
             self._wait(task, note)
 
@@ -246,6 +263,10 @@ class BackfillKeeper:
     def _reload(self, place: _Place, task: Task, known: TableState) -> None:
         """Have the table emptied and loaded by the next start of the stream; the one after the request ends it."""
         before = task.snapshot_lsn
+        if before is not None and known.joining and known.snapshot.lsn > before:
+            # It was emptied, and is too large to have the stream wait for it.
+            self._change(task, mode="RESYNC", snapshot_lsn=None, note=None)
+            return
         if before is not None and known.ready and known.snapshot.lsn > before:
             rows = self._call(lambda session: loaded_rows(session, task.pipeline_destination_id, task.target))
             self._change(task, count_record=rows, changed_record=rows)

@@ -18,6 +18,7 @@ from cdc_runner.destinations.base import Destination, TableLoad
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.pipeline.joining import load_beside
 from cdc_runner.pipeline.source import SourceSession, SourceTables
 from cdc_runner.position import Position, format_lsn
 from cdc_runner.schema import TableId, TableSchema
@@ -115,6 +116,10 @@ def prepare(
     for each in attached:
         each.destination.let_go({sync.target for sync in each.syncs})
     loads = {id(each): _plan(source, tables, each) for each in attached}
+    if held and (positions or floors):
+        # There is a stream that would have to wait.
+        most = spec.settings.load_beside_megabytes
+        loads = {id(each): load_beside(source, each.destination, loads[id(each)], most) for each in attached}
     if not held or any(loads.values()):
         _load(spec, attached, loads, progress, stopping, create=not held)
     if stopping.is_set():

@@ -29,6 +29,7 @@ from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.custom import custom_shapers
 from cdc_runner.pipeline.dead_letters import letter_queue
 from cdc_runner.pipeline.history import check_history
+from cdc_runner.pipeline.joining import table_reports
 from cdc_runner.pipeline.parking import parking_lot
 from cdc_runner.pipeline.prepare import Attached, Progress, load_lost_again, prepare, refuse_drift, wait_for_slot
 from cdc_runner.pipeline.report import Reporter
@@ -284,7 +285,7 @@ class PipelineRun:
             return Outcome.STOPPED
         for each in attached:
             identifier = each.pipeline_destination_id
-            self._reporter.tables(identifier, [TableReport(sync, "STREAMING") for sync in each.syncs])
+            self._reporter.tables(identifier, table_reports(each.destination, each.syncs))
             self._reporter.objects(identifier, each.syncs, each.destination.makes)
         run = StreamRun(
             self._spec,
@@ -369,10 +370,8 @@ class PipelineRun:
 
     def _report_tables(self, attached: Sequence[Attached], tables: SourceTables) -> None:
         for each in attached:
-            syncs = list(each.syncs)
-            self._reporter.only(each.pipeline_destination_id, syncs)
-            ready = {one.sync.target for one in each.destination.table_states() if one.ready}
-            reports = [TableReport(sync, "STREAMING" if sync.target in ready else "PENDING") for sync in syncs]
+            self._reporter.only(each.pipeline_destination_id, each.syncs)
+            reports = table_reports(each.destination, each.syncs)
             for table, reason in tables.excluded.items():
                 reports.append(TableReport(ResolvedSync(None, table, table), "EXCLUDED", reason))
             self._reporter.tables(each.pipeline_destination_id, reports)

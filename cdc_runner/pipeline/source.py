@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,11 @@ from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.spec import DestinationSpec, ResolvedSync, SourceSpec
 
 HEARTBEAT_PREFIX = "rosetta"
+
+_SIZES = """
+SELECT (SELECT coalesce(sum(pg_table_size(to_regclass(one))), 0)::bigint FROM json_array_elements_text(names) AS one)
+FROM json_array_elements(%s::json) WITH ORDINALITY AS given(names, place) ORDER BY place
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,17 @@ class SourceSession:
         """Return the present schemas of tables; those that are gone are absent."""
         try:
             return {one.table: one for one in read_tables(self.connection(), tables=tables)}
+        except psycopg2.Error as error:
+            self.close()
+            raise classify(error, "source") from error
+
+    def sizes(self, groups: Sequence[Iterable[TableId]]) -> list[int]:
+        """Return the bytes of each group of relations, values that lie outside of the rows included; 0 for one gone."""
+        listed = json.dumps([[one.quoted for one in group] for group in groups])
+        try:
+            with self.connection().cursor() as cursor:
+                cursor.execute(_SIZES, (listed,))
+                return [int(size) for (size,) in cursor.fetchall()]
         except psycopg2.Error as error:
             self.close()
             raise classify(error, "source") from error

@@ -163,7 +163,7 @@ class StreamRun:
             threading.Thread(target=self._wait_for_left, name="left", daemon=True).start()
         fences = FenceKeeper(self._catalog, self._spec, stream, self.appliers)
         fences.start()
-        backfills = BackfillKeeper(self._catalog, self._spec, self._attached, self.appliers)
+        backfills = BackfillKeeper(self._catalog, self._spec, self._attached, self.appliers, self._reporter.tables)
         backfills.start()
         self._reporter.attach(self)
         shaper = Shaper(batch_settings(self._spec.settings).segment_bytes)

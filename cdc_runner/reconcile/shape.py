@@ -75,7 +75,7 @@ def rules_of(destination: DestinationSpec, known: TableState, present: TableSche
 
 def not_rebuildable(destination: DestinationSpec, known: TableState) -> str | None:
     """Return why a target cannot be built anew from its source and compared with it; None when it can."""
-    if not known.ready:
+    if not known.ready or known.joining:
         return "it is being loaded"
     if not known.schema.key:
         return "it has no key by which rows could be told apart"

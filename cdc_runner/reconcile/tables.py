@@ -90,7 +90,7 @@ def _without_reading(
         return replace(result, outcome=TableOutcome.SKIPPED, reason=rules.skipped)
     if not one.ready and present is None:
         return replace(result, outcome=TableOutcome.SKIPPED, reason="the source has dropped the table")
-    if not one.ready:
+    if not one.ready or one.joining:
         return replace(result, reason="it is being loaded")
     if one.sync.source in pending:
         return replace(result, reason="changes of it wait in the slot: start the pipeline")

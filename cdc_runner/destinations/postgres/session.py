@@ -15,7 +15,7 @@ import structlog
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.base import RowFetcher, SchemaListener, TableState
 from cdc_runner.destinations.letters import LetterSink
-from cdc_runner.destinations.postgres import state, waiting
+from cdc_runner.destinations.postgres import ddl, state, waiting
 from cdc_runner.destinations.postgres.divert import Diversion
 from cdc_runner.destinations.postgres.encode import BinaryEncoder
 from cdc_runner.destinations.postgres.isolate import IsolatingWriter
@@ -208,13 +208,43 @@ class PostgresSession:
             for table in tables:
                 self.remember(cursor, table)
 
+    def join(self, tables: Sequence[TableState]) -> None:
+        """Have targets written by the stream from their snapshots on; what was before comes beside it, by a resync.
+
+        Args:
+            tables: of new or emptied targets with a key, and the position from which each is written.
+        """
+        with self.transaction() as cursor:
+            state.lock_position(cursor, self._pipeline, self.epoch)
+            for table in tables:
+                ddl.add_key(cursor.connection, table.sync.target, table.schema)
+                state.forget_chunks(cursor, self._pipeline, table.sync.target)
+                self.remember(cursor, replace(table, ready=True, joining=True))
+
+    def joined(self, target: TableId) -> None:
+        """Note, in a session of its own, that a target that was joining holds everything."""
+        connection = self.connect_writer()
+        try:
+            with connection, connection.cursor() as cursor:
+                # Schema changes are remembered under this lock, too.
+                state.lock_position(cursor, self._pipeline, self.epoch)
+                known = self._states.get(target)
+                if known is None or not known.joining:
+                    return
+                state.write_table(cursor, self._pipeline, replace(known, joining=False))
+                self._states[target] = replace(known, joining=False)
+        except psycopg2.Error as error:
+            raise classify(error, "destination") from error
+        finally:
+            connection.close()
+
     def load_again(self, target: TableId) -> None:
         """Note that a target table has to be loaded anew before the stream goes on."""
         with self.transaction() as cursor:
             state.lock_position(cursor, self._pipeline, self.epoch)
             state.forget_chunks(cursor, self._pipeline, target)
             self.diversion.superseded += waiting.forget_target(cursor, self._pipeline, target)
-            self.remember(cursor, replace(self._states[target], ready=False))
+            self.remember(cursor, replace(self._states[target], ready=False, joining=False))
             self.diversion.load(cursor)
 
     def let_go(self, wanted: Collection[TableId]) -> None:

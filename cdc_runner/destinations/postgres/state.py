@@ -130,7 +130,7 @@ def read_tables(cursor: psycopg2.extensions.cursor, pipeline: str) -> list[Table
             ready=row[4],
             snapshot=Position(row[5]),
             schema=schema_from_json(row[6]),
-            **_shape_from_json(row[6]),
+            **_more_from_json(row[6]),
         )
         for row in cursor.fetchall()
     ]
@@ -255,14 +255,17 @@ def _definition(state: TableState) -> str:
     if state.shape:
         content["shape"] = state.shape
         content["source_schema"] = dataclasses.asdict(state.captured_schema)
+    if state.joining:
+        content["joining"] = True
     return json.dumps(content)
 
 
-def _shape_from_json(text: str) -> dict[str, Any]:
+def _more_from_json(text: str) -> dict[str, Any]:
     value = json.loads(text)
-    if "shape" not in value:
-        return {}
-    return {"shape": value["shape"], "source_schema": schema_from_json(json.dumps(value["source_schema"]))}
+    found: dict[str, Any] = {"joining": value.get("joining", False)}
+    if "shape" in value:
+        found |= {"shape": value["shape"], "source_schema": schema_from_json(json.dumps(value["source_schema"]))}
+    return found
 
 
 def schema_to_json(schema: TableSchema) -> str:

@@ -20,6 +20,8 @@ from cdc_runner.position import format_lsn
 from cdc_runner.schema import TableId
 
 OPEN = ("PENDING", "EXECUTING")
+JOINS = "joins the pipeline"
+"""Who asks for the resync of a table that joins beside the stream."""
 MODES = ("BACKFILL", "RESYNC", "RELOAD", "REBUILD")
 """Write what differs; also delete what the source does not have; empty and copy again; build aside and exchange."""
 

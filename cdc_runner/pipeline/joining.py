@@ -29,7 +29,6 @@ from cdc_runner.spec import PipelineSpec, ResolvedSync
 
 log = structlog.get_logger()
 
-REQUESTED_BY = "joins the pipeline"
 ASK_AGAIN_SECONDS = 300.0
 """Pause before a resync that was cancelled, or has failed for good, is asked for once more."""
 REPORT_SECONDS = 5.0
@@ -153,5 +152,5 @@ class JoiningTables:
             mode="RESYNC",
             filter_sql=None,
             priority=0,
-            requested_by=REQUESTED_BY,
+            requested_by=backfills.JOINS,
         )

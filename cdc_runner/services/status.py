@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cdc_runner.catalog.backfills import listed
+from cdc_runner.catalog.backfills import JOINS, OPEN, listed
 from cdc_runner.catalog.dead_letters import DestinationLetters, read_dead_letters
 from cdc_runner.catalog.leases import live_runners
 from cdc_runner.catalog.models import (
@@ -185,8 +185,8 @@ def _letters(letters: DestinationLetters) -> dict[str, Any]:
 def _load(tables: list[TableSync], chunks: Mapping[str, int]) -> dict[str, Any]:
     counted = Counter(sync.load_state for sync in tables)
     total, done = sum(chunks.values()), chunks.get("COMPLETED", 0)
-    # Without chunks in the config database the finished tables tell the progress.
-    wanted, finished = (total, done) if total else (len(tables) - counted["EXCLUDED"], counted["STREAMING"])
+    # Chunks are of the table that joins just now; of the others only those that are done count.
+    wanted, finished = len(tables) - counted["EXCLUDED"], counted["STREAMING"] + (done / total if total else 0)
     return {
         "tables": {state.lower(): counted[state] for state in LOAD_STATES},
         "chunks": total,
@@ -198,9 +198,9 @@ def _load(tables: list[TableSync], chunks: Mapping[str, int]) -> dict[str, Any]:
 def _chunk_counts(session: Session) -> dict[int, Counter[str]]:
     counts: dict[int, Counter[str]] = {}
     columns = (BackfillChunk.pipeline_destination_id, BackfillChunk.state)
-    for identifier, state, count in session.execute(
-        select(*columns, func.count()).where(BackfillChunk.backfill_id.is_(None)).group_by(*columns)
-    ):
+    query = select(*columns, func.count()).join(QueueBackfill, QueueBackfill.id == BackfillChunk.backfill_id)
+    joining = (QueueBackfill.requested_by == JOINS, QueueBackfill.status.in_(OPEN))
+    for identifier, state, count in session.execute(query.where(*joining).group_by(*columns)):
         counts.setdefault(identifier, Counter())[state] = count
     return counts
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from cdc_runner.catalog.backfills import JOINS
+
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
@@ -15,9 +17,9 @@ class LoadProgress:
     Attributes:
         tables: that are to be copied.
         tables_done: that are, and stream now.
-        chunks: of all its tables, as far as they are known.
+        chunks: of the table that joins beside the stream just now; 0 where none does.
         chunks_done: that are copied.
-        rows_loaded: of the finished chunks.
+        rows_loaded: of all its tables.
     """
 
     pipeline: str
@@ -30,9 +32,9 @@ class LoadProgress:
 
     @property
     def percent(self) -> float:
-        """How much is done: by chunks where there are some, else by tables."""
-        done, all_of_them = (self.chunks_done, self.chunks) if self.chunks else (self.tables_done, self.tables)
-        return round(100 * done / all_of_them, 1) if all_of_them else 0.0
+        """How much is done: tables, and the part of the one that joins beside the stream."""
+        done = self.tables_done + (self.chunks_done / self.chunks if self.chunks else 0)
+        return round(100 * done / self.tables, 1) if self.tables else 0.0
 
     @property
     def line(self) -> str:
@@ -52,8 +54,9 @@ _LOADS = text(
     JOIN pipelines p ON p.id = pd.pipeline_id AND p.status <> 'PAUSE'
     JOIN destinations d ON d.id = pd.destination_id
     LEFT JOIN LATERAL (SELECT count(*) AS chunks, count(*) FILTER (WHERE state = 'COMPLETED') AS chunks_done
-                       FROM backfill_chunks c
-                       WHERE c.pipeline_destination_id = pd.id AND c.backfill_id IS NULL) c ON true
+                       FROM backfill_chunks c JOIN queue_backfill_data q ON q.id = c.backfill_id
+                       WHERE c.pipeline_destination_id = pd.id AND q.requested_by = :joins
+                         AND q.status IN ('PENDING', 'EXECUTING')) c ON true
     ORDER BY 1, 2
     """
 )
@@ -61,4 +64,4 @@ _LOADS = text(
 
 def read_loads(session: Session) -> list[LoadProgress]:
     """Return the loads that are under way, by pipeline and destination."""
-    return [LoadProgress(**row) for row in session.execute(_LOADS).mappings()]
+    return [LoadProgress(**row) for row in session.execute(_LOADS, {"joins": JOINS}).mappings()]

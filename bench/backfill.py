@@ -32,7 +32,7 @@ _ROWS = (
     "INSERT INTO orders SELECT i, i %% 1000, i / 7.0, md5(i::text), timestamptz '2026-01-01' + i * interval '1 second' "
     "FROM generate_series(1, %s) i"
 )
-_SUM = "SELECT count(*), coalesce(sum(hashtextextended(o::text, 0)::numeric), 0)::text FROM orders o"
+SUM = "SELECT count(*), coalesce(sum(hashtextextended(o::text, 0)::numeric), 0)::text FROM orders o"
 _HOURS = 7200.0
 
 
@@ -255,7 +255,7 @@ def _under_fire(pipeline: Pipeline, rows: int, changes: int, kills: int, mode: s
         "reads": reader.reads,
         "reads_without_the_row": reader.missing,
         "longest_read_ms": round(reader.longest_seconds * 1000),
-        "equal": pipeline.source.execute(_SUM) == pipeline.target.execute(_SUM),
+        "equal": pipeline.source.execute(SUM) == pipeline.target.execute(SUM),
     }
 
 

@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +35,13 @@ class Pipeline:
     """One pipeline from a source database to a target database, in a process of its own."""
 
     def __init__(
-        self, servers: Servers, source: Database, target: Database, tables: Sequence[str], engine: str
+        self,
+        servers: Servers,
+        source: Database,
+        target: Database,
+        tables: Sequence[str],
+        engine: str,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         """Configure the pipeline; its process is started by `start`.
 
@@ -45,6 +51,7 @@ class Pipeline:
             target: where to write.
             tables: patterns `schema.table`.
             engine: the capture engine.
+            settings: of the pipeline, over the defaults.
         """
         self.source, self.target = source, target
         self.slot = f"bench_{secrets.token_hex(4)}"
@@ -60,9 +67,9 @@ class Pipeline:
         }
         self.keyring = Keyring.from_environment(read_environment({"CREDENTIAL_ENCRYPTION_KEY": key}))
         self._process: subprocess.Popen[bytes] | None = None
-        self._id = self._configure(key, tables, engine)
+        self._id = self._configure(key, tables, engine, settings or {})
 
-    def _configure(self, key: str, tables: Sequence[str], engine: str) -> int:
+    def _configure(self, key: str, tables: Sequence[str], engine: str, settings: Mapping[str, object]) -> int:
         content = {
             "sources": {
                 "bench": {
@@ -74,7 +81,14 @@ class Pipeline:
                 }
             },
             "destinations": {"bench": _place(self.target, "TARGET_PASSWORD")},
-            "pipelines": {"bench": {"source": "bench", "status": "START", "destinations": [{"destination": "bench"}]}},
+            "pipelines": {
+                "bench": {
+                    "source": "bench",
+                    "status": "START",
+                    "destinations": [{"destination": "bench"}],
+                    **({"settings": dict(settings)} if settings else {}),
+                }
+            },
         }
         passwords = {"SOURCE_PASSWORD": self.source.password, "TARGET_PASSWORD": self.target.password}
         catalog = open_catalog(self._config.url())

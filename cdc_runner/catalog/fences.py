@@ -11,7 +11,7 @@ The config database's clock decides when a fence that nobody keeps up has expire
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from cdc_runner.catalog.models import ReconcileFence, ReconcileFenceDestination, ReconcileFenceKeys
+from cdc_runner.catalog.models import PipelineDestination, ReconcileFence, ReconcileFenceDestination, ReconcileFenceKeys
 from cdc_runner.schema import TableId
 
 KEPT_SECONDS = 60.0
@@ -100,6 +100,16 @@ def look(session: Session, fence_id: int) -> FenceState:
         )
     }
     return FenceState(fence.id, fence.state, fence.lsn, fence.source_snapshot, fence.error_message, answers)
+
+
+def errors_of(session: Session, pipeline_destinations: Collection[int]) -> dict[int, str]:
+    """Return the errors in which destinations stand, by pipeline destination; those that work are absent."""
+    rows = session.execute(
+        select(PipelineDestination.id, PipelineDestination.error_message).where(
+            PipelineDestination.id.in_(pipeline_destinations), PipelineDestination.is_error
+        )
+    )
+    return {identifier: message for identifier, message in rows if message}
 
 
 def release(session: Session, fence_id: int) -> None:

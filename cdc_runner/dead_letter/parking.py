@@ -34,6 +34,7 @@ from cdc_runner.dead_letter.parked import (
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.postgres.state import schema_from_json
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.position import Position, format_lsn
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.net import NetChange, NetKind
@@ -88,8 +89,7 @@ class ParkingLot:
                 client.delete(self._name, self._schemas)
                 return None
             self._last, end = last
-            ((_, first),) = client.xrange(self._name, count=1)
-            begin, finish = read_head(first), read_head(end)
+            begin, finish = read_head(client.xrange(self._name, count=1)[0][1]), read_head(end)
             self._number, self._total = finish.number, finish.before + int(end[b"size"])
             self.span = Span(
                 Position(begin.after),
@@ -144,10 +144,11 @@ class ParkingLot:
                             raise self._full()
                         client.xadd(self._name, fields)
                         pieces += 1
-            last = client.xadd(
-                self._name, {b"kind": b"end", b"head": write_head(head), b"size": size, b"pieces": pieces}
-            )
+                        reach(Failpoint.DURING_PARK)
+            end = {b"kind": b"end", b"head": write_head(head), b"size": size, b"pieces": pieces}
+            last = client.xadd(self._name, end)
             self.store.sync()
+        reach(Failpoint.AFTER_PARK)
         self._last, self._number, self._total = last, head.number, head.before + size
         self.span = Span(after if span is None else span.after, through, 1 + (span.batches if span else 0), used + size)
 
@@ -251,8 +252,8 @@ class ParkingLot:
         return self._batch(head, lambda: self._entries(rows[0][0]))
 
     def _batch(self, head: Head, entries: Callable[[], Iterable[Entry]]) -> ParkedBatch:
-        through = Position(head.through)
-        return ParkedBatch(head.number, through, head.commit_at, lambda: self._segments(head.number, entries()))
+        number, through = head.number, Position(head.through)
+        return ParkedBatch(number, through, head.commit_at, lambda: self._segments(number, entries()))
 
     def _small_batches(self) -> Iterator[tuple[Position, ParkedBatch]]:
         """Yield the oldest batches with the position after which each begins, while they are small together.
@@ -373,8 +374,8 @@ class ParkingLot:
                 self._forget()
                 return
         head = read_head(rows[0][1])
-        batches = self._number - head.number + 1
-        self.span = replace(span, after=batch.last, batches=batches, size=self._total - head.before)
+        left = self._number - head.number + 1
+        self.span = replace(span, after=batch.last, batches=left, size=self._total - head.before)
 
     def _remove_slowly(self, client: Any, number: int) -> None:
         while rows := client.xrange(self._name, count=_READ_AT_ONCE):

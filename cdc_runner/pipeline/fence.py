@@ -32,7 +32,7 @@ from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.postgres import state
 from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.snowflake.destination import SnowflakeDestination
-from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.errors import ErrorKind, Reaction, RosettaError
 from cdc_runner.pipeline.applier import Applier
 from cdc_runner.pipeline.source import SourceSession
 from cdc_runner.position import Position, format_lsn
@@ -61,8 +61,40 @@ class _Prepared:
 
     identifier: int
     destination: PostgresDestination | SnowflakeDestination
-    connection: psycopg2.extensions.connection | None
     keys: Mapping[TableId, Sequence[Key]]
+    connection: psycopg2.extensions.connection | None = None
+
+    def connect(self) -> None:
+        """Open the session, where there is one."""
+        if isinstance(self.destination, PostgresDestination):
+            self.connection = self.destination.connect()
+            self.connection.autocommit = True
+
+    def close(self) -> None:
+        """Close the session, and let its snapshot go."""
+        if self.connection is not None:
+            self.connection.close()
+
+    def snapshot(self, pipeline: str) -> tuple[str, Position | None]:
+        """Export a snapshot; return it with the position that the destination has in it.
+
+        A destination that was away since the fence was asked for gets another session.
+        """
+        if self.connection is not None:
+            with suppress(psycopg2.OperationalError, psycopg2.InterfaceError):
+                return self._export(self.connection, pipeline)
+            self.close()
+        self.connect()
+        assert self.connection is not None, "of a PostgreSQL destination"
+        return self._export(self.connection, pipeline)
+
+    @staticmethod
+    def _export(connection: psycopg2.extensions.connection, pipeline: str) -> tuple[str, Position | None]:
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute("SELECT pg_export_snapshot()")
+            ((snapshot,),) = cursor.fetchall()
+            return snapshot, state.read_position(cursor, pipeline)
 
 
 class _Fence:
@@ -104,18 +136,13 @@ class _Fence:
         upserted, deleted = self._rewrite(prepared, applier) if prepared.keys else (0, 0)
         if isinstance(prepared.destination, SnowflakeDestination):
             return fences.Answer(prepared.destination.hold(), upserted, deleted)
-        assert prepared.connection is not None, "of a PostgreSQL destination"
         try:
-            with prepared.connection.cursor() as cursor:
-                cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                cursor.execute("SELECT pg_export_snapshot()")
-                snapshot = cursor.fetchone()
-                stored = state.read_position(cursor, self._spec.name)
+            snapshot, stored = prepared.snapshot(self._spec.name)
         except psycopg2.Error as error:
             raise classify(error, "destination") from error
-        if snapshot is None or stored is None or stored > self.position:
+        if stored is None or stored > self.position:
             raise RosettaError(ErrorKind.INTERNAL, "the destination is not at the fence")
-        return fences.Answer(snapshot[0], upserted, deleted)
+        return fences.Answer(snapshot, upserted, deleted)
 
     def _rewrite(self, prepared: _Prepared, applier: Applier) -> tuple[int, int]:
         destination = prepared.destination
@@ -193,9 +220,12 @@ class FenceKeeper:
     def _hold_and_wait(self, request: int, cleanup: ExitStack) -> None:
         keys = self._catalog_call(lambda session: fences.keys_of(session, request))
         prepared = [
-            _Prepared(applier.pipeline_destination_id, destination, self._connect(destination, cleanup), wanted)
+            _Prepared(applier.pipeline_destination_id, destination, wanted)
             for applier, destination, wanted in self._attached(keys)
         ]
+        for one in prepared:
+            cleanup.callback(one.close)
+            self._connect(one)
         session = SourceSession(self._spec.source, "fence")
         cleanup.callback(session.close)
         # Connected before the stream is held.
@@ -222,15 +252,14 @@ class FenceKeeper:
             if isinstance(destination, PostgresDestination | SnowflakeDestination) and not applier.status.detached:
                 yield applier, destination, keys.get(applier.pipeline_destination_id, {})
 
-    def _connect(
-        self, destination: PostgresDestination | SnowflakeDestination, cleanup: ExitStack
-    ) -> psycopg2.extensions.connection | None:
-        if isinstance(destination, SnowflakeDestination):
-            return None
-        connection = destination.connect()
-        cleanup.callback(connection.close)
-        connection.autocommit = True
-        return connection
+    def _connect(self, prepared: _Prepared) -> None:
+        """Open the session before the stream is held; one that is away gets it when it has reached the fence."""
+        try:
+            prepared.connect()
+        except RosettaError as error:
+            if error.policy.reaction is not Reaction.RETRY:
+                raise
+            log.info("fence.destination_away", destination=prepared.destination.name, error=str(error))
 
     def _set(self, request: int, prepared: Sequence[_Prepared]) -> _Fence:
         """Hold the stream, make the slot, and let the stream go on with its position as a barrier."""

@@ -15,6 +15,7 @@ from cdc_runner.dead_letter.parking import ParkingLot
 from cdc_runner.dead_letter.store import LetterStore
 from cdc_runner.destinations.base import ReloadNeeded
 from cdc_runner.errors import ErrorKind, RosettaError
+from cdc_runner.failpoints import Failpoint, reach
 from cdc_runner.position import Position
 from cdc_runner.schema import TableId
 from cdc_runner.shaping.net import NetChange, NetKind, Origin
@@ -130,7 +131,9 @@ class Parking:
         while group := self._lot.oldest(fence()):
             last = group[-1]
             yield ReadyBatch(last.last, last.commit_time, partial(self._ready, group, held))
+            reach(Failpoint.BEFORE_UNPARK)
             self._lot.remove(last)
+            reach(Failpoint.AFTER_UNPARK)
             self.tell()
         self.through = None
         self.tell(at_once=True)

@@ -154,7 +154,10 @@ def _open_targets(
         for identifier in missing.keys() & answers.keys():
             opening.open(missing.pop(identifier), answers[identifier])
         if missing and time.monotonic() > deadline:
+            with session_scope(catalog) as session:
+                errors = fences.errors_of(session, missing)
             for identifier in missing:
-                opening.found.problems[identifier] = f"it did not reach the fence within {wait_seconds:g} s"
+                reason = f": {errors[identifier]}" if identifier in errors else ""
+                opening.found.problems[identifier] = f"it did not reach the fence within {wait_seconds:g} s{reason}"
             return
         pause.wait(_LOOK_SECONDS if missing else 0)

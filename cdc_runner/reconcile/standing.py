@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import psycopg2
 import psycopg2.extensions
 
-from cdc_runner.capture.publication import SnapshotSlot
+from cdc_runner.capture.publication import SnapshotSlot, read_slot
 from cdc_runner.connections import classify, connect
 from cdc_runner.destinations.postgres import state
 from cdc_runner.destinations.snowflake.held import HeldTargets, new_token
@@ -63,6 +63,7 @@ def standing(spec: PipelineSpec, destinations: Collection[DestinationSpec], sett
                 found.problems[one.id] = "it holds no position, or one that the source has not reached"
                 continue
             positions[one.id], found.targets[one.id] = position, sessions
+        _leave_out_passed(spec, found, positions)
         if positions:
             _look_into_slot(spec, found, positions)
         yield found
@@ -100,33 +101,58 @@ def _position(sessions: SnapshotSessions, pipeline: str) -> Position | None:
         raise classify(error, "destination") from error
 
 
-def _look_into_slot(spec: PipelineSpec, found: Fenced, positions: dict[int, Position]) -> None:
-    """Find out which tables have changes between a destination's position and that of the source's snapshot."""
+def _leave_out_passed(spec: PipelineSpec, found: Fenced, positions: dict[int, Position]) -> None:
+    """Leave out the destinations that the slot has passed: of what is parked for them it does not tell any more."""
+    with _source_session(spec) as connection:
+        slot = read_slot(connection, spec.source.slot)
+    confirmed = 0 if slot is None else slot.confirmed_lsn or 0
+    for identifier, position in list(positions.items()):
+        if position.lsn < confirmed:
+            _leave_out(
+                found,
+                identifier,
+                f"the slot has passed it, up to {format_lsn(confirmed)}: changes for it are parked in Redis (or lost, "
+                "which the start of the pipeline tells): start the pipeline",
+            )
+            del positions[identifier]
+
+
+def _leave_out(found: Fenced, identifier: int, reason: str) -> None:
+    found.problems[identifier] = reason
+    found.targets.pop(identifier, None)
+    found.lakes.pop(identifier, None)
+
+
+@contextmanager
+def _source_session(spec: PipelineSpec) -> Iterator[psycopg2.extensions.connection]:
     connection = connect(spec.source.address, application_name="rosetta verify")
     try:
         connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("SET statement_timeout = '300s'")
-            cursor.execute(
-                _PEEK,
-                (
-                    spec.source.slot,
-                    format_lsn(found.lsn),
-                    LOOKED_AT_MESSAGES,
-                    quote_identifier(spec.source.publication),
-                ),
-            )
-            messages = [bytes(row[0]) for row in cursor.fetchall()]
+        yield connection
     except psycopg2.Error as error:
         raise classify(error, "source") from error
     finally:
         connection.close()
+
+
+def _look_into_slot(spec: PipelineSpec, found: Fenced, positions: dict[int, Position]) -> None:
+    """Find out which tables have changes between a destination's position and that of the source's snapshot."""
+    with _source_session(spec) as connection, connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = '300s'")
+        cursor.execute(
+            _PEEK,
+            (
+                spec.source.slot,
+                format_lsn(found.lsn),
+                LOOKED_AT_MESSAGES,
+                quote_identifier(spec.source.publication),
+            ),
+        )
+        messages = [bytes(row[0]) for row in cursor.fetchall()]
     for identifier, position in positions.items():
         found.pending[identifier] = pending_tables(messages, position)
         if len(messages) >= LOOKED_AT_MESSAGES:
-            found.problems[identifier] = "too many changes wait in the slot: start the pipeline first"
-            found.targets.pop(identifier, None)
-            found.lakes.pop(identifier, None)
+            _leave_out(found, identifier, "too many changes wait in the slot: start the pipeline first")
 
 
 def pending_tables(messages: Sequence[bytes], position: Position) -> frozenset[TableId]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import psycopg2
 import pytest
 
+from tests.support.parked import begin, confirmed, cut_off, parked
 from tests.support.pipelines import PipelineHarness
 from tests.support.proxy import TcpProxy
 from tests.support.servers import Database, OwnServers, RedisServer, redis_server_of
@@ -24,7 +25,6 @@ ALTER TABLE account ALTER note SET STORAGE EXTERNAL;
 CREATE TABLE entry (at int, what text);
 ALTER TABLE entry REPLICA IDENTITY FULL;
 """
-STATE = "SELECT coalesce(max(parked_batches), 0), coalesce(max(parked_bytes), 0) FROM dead_letter_queues"
 
 
 class Writer(threading.Thread):
@@ -72,37 +72,6 @@ class Writer(threading.Thread):
         return f"UPDATE account SET balance = balance + {other} WHERE id IN ({one}, {other})"
 
 
-def confirmed(pipeline: PipelineHarness) -> int:
-    """Return up to where the slot was released."""
-    rows = pipeline.source.execute(
-        "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE database = %s",
-        (pipeline.source.name,),
-    )
-    return int(rows[0][0])
-
-
-def _begin(
-    pipeline: PipelineHarness, link: TcpProxy, redis_url: str, *, behind_link: str = "target", **settings: object
-) -> None:
-    """Start a pipeline that parks after a second, one of its destinations behind a link, and wait for its load."""
-    pipeline.ports[behind_link] = link.port
-    pipeline.source.execute(SETUP)
-    pipeline.configure(settings={"park_after_seconds": 1, "heartbeat_seconds": 1, **settings})
-    pipeline.environment["REDIS_URL"] = redis_url
-    pipeline.start()
-    pipeline.wait_caught_up()
-    # The load alone may be at that position: what comes now is of the stream.
-    pipeline.wait_caught_up()
-
-
-def _cut_off_under_load(pipeline: PipelineHarness, link: TcpProxy) -> int:
-    """Let the destination be away, wait until batches are parked, and return the position at which it stands."""
-    link.refuse()
-    link.reset()
-    wait_for(lambda: pipeline.config.execute(STATE)[0][0] > 2, 60, "batches to be parked")
-    return pipeline.position("target")
-
-
 def _keep_alive(pipeline: PipelineHarness, seconds: float) -> None:
     """Start the runner again whenever it has ended, for so long."""
     deadline = time.monotonic() + seconds
@@ -123,11 +92,11 @@ def test_a_destination_that_is_away_under_load_gets_everything(
     redis = redis_server_of(servers.state.redis, servers.stack)
     target = pipeline.targets["target"]
     link = tcp_proxy(target.server.host, target.server.port)
-    _begin(pipeline, link, redis.url, park_max_megabytes=512)
+    begin(pipeline, SETUP, link, redis.url, park_max_megabytes=512)
     writer = Writer(pipeline.source, 0.005)
     writer.start()
     try:
-        held = _cut_off_under_load(pipeline, link)
+        held = cut_off(pipeline, link)
         wait_for(lambda: confirmed(pipeline) > held, 30, "the slot to pass the destination")
         assert pipeline.config.execute(
             "SELECT count(*) FROM notification_log WHERE key_notification LIKE 'destination_parked:%' AND status = 'OPEN'"
@@ -144,10 +113,10 @@ def test_a_destination_that_is_away_under_load_gets_everything(
         link.heal()
         wait_for(lambda: _revived(pipeline) and pipeline.position("target") > before, 120, "what was parked to arrive")
         # Once more, with the runner alive until the end.
-        _cut_off_under_load(pipeline, link)
+        cut_off(pipeline, link)
         threading.Event().wait(away / 4)
         link.heal()
-        wait_for(lambda: pipeline.config.execute(STATE)[0] == (0, 0), 120, "nothing to be parked any more")
+        wait_for(lambda: parked(pipeline) == (0, 0), 120, "nothing to be parked any more")
     finally:
         writer.stopping.set()
         writer.join(30)
@@ -166,12 +135,12 @@ def test_others_flow_while_one_is_away_also_over_a_restart(
     pipeline = two_target_pipeline
     source = pipeline.source
     link = tcp_proxy("127.0.0.1", pipeline.targets["second"].server.port)
-    _begin(pipeline, link, redis_server.url, behind_link="second")
+    begin(pipeline, SETUP, link, redis_server.url, behind_link="second")
     link.refuse()
     link.reset()
     source.execute("UPDATE account SET balance = 7 WHERE id < 50")
     pipeline.wait_caught_up(60, ["target"])
-    wait_for(lambda: pipeline.config.execute(STATE)[0][0] > 0, 60, "batches to be parked")
+    wait_for(lambda: parked(pipeline)[0] > 0, 60, "batches to be parked")
     held = pipeline.position("second")
     wait_for(lambda: confirmed(pipeline) > held, 30, "the slot to pass the destination that is away")
     pipeline.kill()
@@ -183,7 +152,7 @@ def test_others_flow_while_one_is_away_also_over_a_restart(
     link.heal()
     pipeline.wait_caught_up(90)
     pipeline.assert_equal("second")
-    wait_for(lambda: pipeline.config.execute(STATE)[0] == (0, 0), 30, "nothing to be parked any more")
+    wait_for(lambda: parked(pipeline) == (0, 0), 30, "nothing to be parked any more")
 
 
 def _revived(pipeline: PipelineHarness) -> bool:
@@ -202,17 +171,17 @@ def test_parked_changes_that_redis_loses_are_named_and_a_refresh_recovers(
     redis = redis_server_of(servers.state.redis, servers.stack)
     source, target = pipeline.source, pipeline.targets["target"]
     link = tcp_proxy(target.server.host, target.server.port)
-    _begin(pipeline, link, redis.url, park_max_megabytes=1)
+    begin(pipeline, SETUP, link, redis.url, park_max_megabytes=1)
     link.refuse()
     link.reset()
     source.execute("UPDATE account SET balance = 1 WHERE id = 1")
-    wait_for(lambda: pipeline.config.execute(STATE)[0][0] > 0, 60, "a batch to be parked")
+    wait_for(lambda: parked(pipeline)[0] > 0, 60, "a batch to be parked")
     # More than may be parked: the slot waits for it, and memory does not grow.
     source.execute("INSERT INTO entry SELECT i, md5(i::text) || md5((i + 1)::text) FROM generate_series(1, 60000) i")
     (committed,) = source.execute("SELECT (pg_current_wal_lsn() - '0/0')::bigint")[0]
     error = "SELECT error_message FROM pipeline_destinations WHERE is_error"
     wait_for(lambda: "park_max_megabytes" in str(pipeline.config.execute(error)), 60, "the limit to be told")
-    assert pipeline.config.execute(STATE)[0][1] <= 1024 * 1024
+    assert parked(pipeline)[1] <= 1024 * 1024
     assert confirmed(pipeline) < committed
     with redis.client() as client:
         client.flushall()

@@ -245,11 +245,12 @@ class DestinationSpec:
     Attributes:
         id: id of the `pipeline_destinations` row.
         destination_id: id of the `destinations` row.
-        name: the destination's name.
+        name: the destination's name, for people.
         type: `postgres` or `snowflake`.
         place: where to write.
         schema: the one target schema; None keeps the source's schema names.
         syncs: explicit table syncs; empty means every table of the source.
+        identity: stays when the name changes, and is part of what is kept under; the name when none is given.
     """
 
     id: int
@@ -259,6 +260,11 @@ class DestinationSpec:
     place: PostgresAddress | SnowflakeAddress
     schema: str | None
     syncs: tuple[TableSync, ...] = ()
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.identity:
+            object.__setattr__(self, "identity", self.name)
 
     @property
     def address(self) -> PostgresAddress:
@@ -349,10 +355,22 @@ class PipelineSettings:
 
 @dataclass(frozen=True, slots=True)
 class PipelineSpec:
-    """Everything a pipeline process needs; `generation` identifies this version of the configuration."""
+    """Everything a pipeline process needs.
+
+    Attributes:
+        id: id of the `pipelines` row.
+        name: for people: logs, errors, events. It may change from one start to the next.
+        identity: never changes. Everything that other servers keep or see of the pipeline bears it: positions, marks,
+            journals, channels, dead letters, the names of sessions.
+        generation: identifies this version of the configuration.
+        source: where changes come from.
+        destinations: where they go.
+        settings: bounds of the work.
+    """
 
     id: int
     name: str
+    identity: str
     generation: int
     source: SourceSpec
     destinations: tuple[DestinationSpec, ...]

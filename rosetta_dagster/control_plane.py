@@ -22,6 +22,7 @@ from rosetta_dagster.jobs.pipelines import PIPELINE_JOBS
 from rosetta_dagster.jobs.presets import PRESET_JOBS
 from rosetta_dagster.jobs.preview import PREVIEW_JOBS
 from rosetta_dagster.jobs.reconcile import RECONCILE_JOBS, verify_daily
+from rosetta_dagster.jobs.rename import RENAME_JOBS
 from rosetta_dagster.jobs.reports import REPORT_JOBS
 from rosetta_dagster.jobs.runner import start_runner, stop_runner
 from rosetta_dagster.jobs.settings import SETTING_JOBS
@@ -60,6 +61,7 @@ _JOBS = [
     *REPORT_JOBS,
     *PRESET_JOBS,
     *TAG_JOBS,
+    *RENAME_JOBS,
     *BACKFILL_JOBS,
     credit_monitor_job,
     overview_pictures_job,

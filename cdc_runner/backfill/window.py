@@ -47,7 +47,7 @@ class Side:
     """What a backfill works with; one destination of a running pipeline.
 
     Attributes:
-        pipeline: its name.
+        pipeline: its identity.
         source: where rows are read.
         destination: where they are written, in sessions of the backfill's own.
         settings: bounds.

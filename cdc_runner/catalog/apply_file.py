@@ -101,11 +101,11 @@ def _check_sources(run: Application) -> list[str]:
         (one.host, one.port, one.slot_name): one.name for one in stored.values() if one.name not in run.file.sources
     }
     for name, entry in run.file.sources.items():
-        wanted = source_values(name, entry)
-        other = slots.get((wanted["host"], wanted["port"], wanted["slot"]))
-        if other is not None:
-            problems.append(f"sources.{name}.slot: source {other} uses this slot on the same server already")
         source = stored.get(name)
+        wanted = source_values(name, entry, source)
+        other = slots.setdefault((wanted["host"], wanted["port"], wanted["slot"]), name)
+        if other != name:
+            problems.append(f"sources.{name}.slot: source {other} uses this slot on the same server already")
         if source is None or not source.pipelines:
             continue
         problems.extend(
@@ -117,20 +117,23 @@ def _check_sources(run: Application) -> list[str]:
     return problems
 
 
-def source_values(name: str, entry: SourceEntry) -> dict[str, Any]:
-    """Return the fields of a source with defaults filled in, without the password."""
+def source_values(name: str, entry: SourceEntry, stored: Source | None) -> dict[str, Any]:
+    """Return the fields of a source with defaults filled in, without the password.
+
+    Slot and publication that are not given stay what they are: their defaults are made of the name, which may change.
+    """
     values = {field: getattr(entry, field) for field in SOURCE_FIELDS}
-    values["slot"] = entry.slot or default_slot(name)
-    values["publication"] = entry.publication or default_slot(name)
+    values["slot"] = entry.slot or (stored.slot_name if stored else default_slot(name))
+    values["publication"] = entry.publication or (stored.publication_name if stored else default_slot(name))
     return values
 
 
 def _apply_sources(run: Application) -> None:
     stored = {source.name: source for source in list_sources(run.session)}
     for name, entry in run.file.sources.items():
-        wanted = source_values(name, entry)
-        password = run.secrets[("sources", name, "password")]
         source = stored.get(name)
+        wanted = source_values(name, entry, source)
+        password = run.secrets[("sources", name, "password")]
         if source is None:
             identifier = next_id(run.session, "sources")
             source = Source(id=identifier, name=name, password=run.keyring.encrypt(password, source_place(identifier)))

@@ -28,23 +28,26 @@ def check_pipelines(run: Application) -> list[str]:
     stored = {pipeline.name: pipeline for pipeline in list_pipelines(run.session)}
     sources = {source.name for source in list_sources(run.session)} | set(run.file.sources)
     destinations = {one.name for one in list_destinations(run.session)} | set(run.file.destinations)
-    users = {one.source.name: one.name for one in stored.values() if one.name not in run.file.pipelines}
+    users = {one.source.name: one for one in stored.values() if one.name not in run.file.pipelines}
     for name, entry in run.file.pipelines.items():
         path = f"pipelines.{name}"
         if entry.source not in sources:
             problems.append(f"{path}.source: no source {entry.source!r} in the file or the config database")
         if entry.source in users:
-            problems.append(
-                f"{path}.source: pipeline {users[entry.source]} uses this source already;"
-                " one pipeline feeds many destinations, so add the destination to that one"
-            )
+            problems.append(f"{path}.source: {_used_by(users[entry.source], name)}")
         if name in stored and stored[name].source.name != entry.source:
             problems.append(
                 f"{path}.source: cannot change from {stored[name].source.name}, as positions belong to a source;"
                 " remove the pipeline first"
             )
+        present = _called_otherwise(run, stored.get(name), entry)
         for number, one in enumerate(entry.destinations):
-            if one.destination not in destinations:
+            if one.destination in present:
+                problems.append(
+                    f"{path}.destinations[{number}].destination: {one.destination} of this pipeline was renamed:"
+                    f" write its present name, {present[one.destination]}"
+                )
+            elif one.destination not in destinations:
                 problems.append(
                     f"{path}.destinations[{number}].destination:"
                     f" no destination {one.destination!r} in the file or the config database"
@@ -55,6 +58,28 @@ def check_pipelines(run: Application) -> list[str]:
             except RosettaError as error:
                 problems.append(f"{path}.settings.{key}: {error.message}")
     return problems
+
+
+def _used_by(pipeline: Pipeline, name: str) -> str:
+    if pipeline.identity == name:
+        return f"pipeline {pipeline.name}, which was created as {name}, uses this source: write its present name"
+    return (
+        f"pipeline {pipeline.name} uses this source already;"
+        " one pipeline feeds many destinations, so add the destination to that one"
+    )
+
+
+def _called_otherwise(run: Application, pipeline: Pipeline | None, entry: PipelineEntry) -> dict[str, str]:
+    """Return the present names of a pipeline's destinations that the file calls by the names they were made with.
+
+    As other destinations they would be fed beside the present ones, and two would write the same tables.
+    """
+    if pipeline is None:
+        return {}
+    wanted = {one.destination for one in entry.destinations}
+    unknown = wanted - {one.name for one in list_destinations(run.session)}
+    feeds = [row.destination for row in pipeline.destinations]
+    return {one.identity: one.name for one in feeds if one.identity in unknown and one.name not in wanted}
 
 
 def apply_pipelines(run: Application) -> None:

@@ -11,7 +11,7 @@ what, and when, is decided later, by the control plane's sender. Texts must be c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,6 +97,18 @@ _RESOLVE = text(
     WHERE key_notification = :key AND status = 'OPEN' AND NOT is_deleted RETURNING id
     """
 )
+_RESOLVE_TAKEN = text(
+    """
+    UPDATE notification_log SET status = 'RESOLVED', resolved_at = now()
+    WHERE (key_notification = :new OR starts_with(key_notification, :new || '/')) AND status = 'OPEN' AND NOT is_deleted
+    """
+)
+_RENAME = text(
+    """
+    UPDATE notification_log SET key_notification = :new || substr(key_notification, length(:old) + 1)
+    WHERE (key_notification = :old OR starts_with(key_notification, :old || '/')) AND status = 'OPEN' AND NOT is_deleted
+    """
+)
 _OPEN_KEYS = text(
     """
     SELECT key_notification FROM notification_log
@@ -149,6 +161,23 @@ def resolve_event(session: Session, key: str, message: str = "") -> bool:
     """Say that a condition holds no more, with a last word if there is one; tell whether it was open."""
     values = {"key": key[:MAX_KEY_CHARACTERS], "message": message[:MAX_TEXT_CHARACTERS]}
     return session.execute(_RESOLVE, values).first() is not None
+
+
+def rename_open_events(session: Session, kinds: Iterable[str], old: str, new: str) -> None:
+    """Let the open conditions of something that has another name now be those of the new name.
+
+    They would be told a second time under it, and some would stay open under the old one for ever. What is open under
+    the new name is of something that is gone, and is resolved.
+
+    Args:
+        session: of the caller.
+        kinds: of the entries; their keys are `kind:subject`, or begin with `kind:subject/`.
+        old: the subject until now.
+        new: the subject from now on.
+    """
+    for kind in kinds:
+        session.execute(_RESOLVE_TAKEN, {"new": f"{kind}:{new}"})
+        session.execute(_RENAME, {"old": f"{kind}:{old}", "new": f"{kind}:{new}"})
 
 
 def sync_conditions(session: Session, scope: str, conditions: Mapping[str, Condition]) -> tuple[int, int]:

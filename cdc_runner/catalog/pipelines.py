@@ -154,6 +154,7 @@ def destination_spec(row: PipelineDestination, keyring: Keyring) -> DestinationS
             )
             for sync in declared
         ),
+        identity=destination.identity,
     )
 
 
@@ -215,6 +216,7 @@ def load_pipeline(session: Session, pipeline_id: int, keyring: Keyring | None = 
     return PipelineSpec(
         id=pipeline.id,
         name=pipeline.name,
+        identity=pipeline.identity,
         generation=pipeline.generation,
         source=source_spec(pipeline.source, keys),
         destinations=tuple(_with_masks(destination_spec(row, keys), masks) for row in pipeline.destinations),

@@ -86,4 +86,6 @@ def _one(rows: Sequence[_Row], kind: str, name: str) -> _Row:
         if row.name == name:
             return row
     known = ", ".join(row.name for row in rows[:20]) or "none"
-    raise RosettaError(ErrorKind.NOT_FOUND, f"no {kind} {name[:80]!r}; known: {known}", {"kind": kind})
+    renamed = next((row.name for row in rows if getattr(row, "identity", None) == name), None)
+    hint = f"; the one that was created as {name} is called {renamed} now" if renamed else ""
+    raise RosettaError(ErrorKind.NOT_FOUND, f"no {kind} {name[:80]!r}; known: {known}{hint}", {"kind": kind})

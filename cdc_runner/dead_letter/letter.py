@@ -6,7 +6,7 @@ thirds of the time of a replay when there were fifteen:
     v          version of this form, "1"
     entry      name of the entry, unique for ever; the destination's mark has the same
     letter     JSON object:
-      pipeline   name of the pipeline
+      pipeline   identity of the pipeline
       sync       source and target table
       position   position of the transaction (`cdc_runner.position`)
       commit_at  its commit time at the source, seconds since the epoch

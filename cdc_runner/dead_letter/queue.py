@@ -37,7 +37,7 @@ class DeadLetterQueue:
     ) -> None:
         """Args:
         store: Redis.
-        pipeline: name of the pipeline.
+        pipeline: identity of the pipeline.
         source_id: id of the source in the config database.
         destination_id: id of the destination there.
         max_entries: most entries of a stream; beyond them nothing is taken any more.

@@ -137,7 +137,7 @@ def _examine_destination(
         found.failure("tables", error)
         syncs = []
     if destination.type == "snowflake":
-        check_snowflake(destination, spec.name, syncs, tables.usable, found)
+        check_snowflake(destination, spec.identity, syncs, tables.usable, found)
     else:
         expected = target_schemas(spec, destination, syncs, tables.usable, found)
         check_destination(destination, spec.source.address, identity, syncs, expected, found)

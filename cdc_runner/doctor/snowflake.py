@@ -30,7 +30,7 @@ def check_snowflake(
 
     Args:
         spec: the destination.
-        pipeline: name of the pipeline.
+        pipeline: identity of the pipeline.
         syncs: source and target tables.
         schemas: schemas of the source tables.
         found: takes the findings.
@@ -38,7 +38,7 @@ def check_snowflake(
     address = spec.snowflake
     try:
         found.ok("private_key", f"fingerprint {administration.key_fingerprint(address)}")
-        session = Session(address, pipeline, spec.name)
+        session = Session(address, pipeline, spec.identity)
     except RosettaError as error:
         found.failure("private_key", error)
         return

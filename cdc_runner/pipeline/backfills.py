@@ -154,7 +154,7 @@ class BackfillKeeper:
         if place.noted or not isinstance(destination, PostgresDestination) or place.applier.status.detached:
             return
         try:
-            found = kept_at(destination, self._spec.name)
+            found = kept_at(destination, self._spec.identity)
         except RosettaError as error:
             # It is away, and tells after the next start of the stream; other destinations are not to wait for it.
             log.warning("rebuild.kept_not_read", destination=destination.name, error=str(error))
@@ -172,7 +172,7 @@ class BackfillKeeper:
             return
         place.left_at = time.monotonic() + RETRY_SECONDS
         try:
-            drop_left(destination, self._spec.name, wanted)
+            drop_left(destination, self._spec.identity, wanted)
         except RosettaError as error:
             log.warning("rebuild.not_dropped", destination=destination.name, error=str(error))
 
@@ -246,7 +246,7 @@ class BackfillKeeper:
             spec = next(one for one in self._spec.destinations if one.id == applier.pipeline_destination_id)
             place.letters = letter_queue(self._spec, spec)
         return Side(
-            self._spec.name,
+            self._spec.identity,
             self._spec.source,
             destination,
             self._spec.settings,

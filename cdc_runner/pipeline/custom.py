@@ -39,13 +39,13 @@ def custom_shapers(
     """
 
     def lookups() -> AbstractContextManager[Lookups]:
-        return lookup_session(destination.address, spec.name)
+        return lookup_session(destination.address, spec.identity)
 
     found: dict[TableId, CustomShaper] = {}
     try:
         for sync in syncs:
             if sync.shape.custom_sql is not None:
-                source = CustomSource(spec.source.address, spec.name)
+                source = CustomSource(spec.source.address, spec.identity)
                 masks = sync_masks(sync, present)
                 found[sync.target] = CustomShaper(sync, source, present, masks, spec.settings, lookups, written)
     except BaseException:

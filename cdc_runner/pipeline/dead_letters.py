@@ -40,7 +40,7 @@ def letter_queue(spec: PipelineSpec, destination: DestinationSpec) -> DeadLetter
     """Return the queue of one destination, with a connection of its own."""
     return DeadLetterQueue(
         LetterStore(read_environment().redis_url),
-        spec.name,
+        spec.identity,
         spec.source.id,
         destination.destination_id,
         max_entries=spec.settings.dead_letter_max_entries,
@@ -60,7 +60,7 @@ def waiting_room(
     """
     consumer = f"pipeline-{os.getpid()}"
     if isinstance(destination, PostgresDestination):
-        return PostgresRoom(destination, spec.name, queue, fetch, consumer)
+        return PostgresRoom(destination, spec.identity, queue, fetch, consumer)
     # Without a queue a row that Snowflake does not take ends the stream, as it is told before it is sent.
     if isinstance(destination, SnowflakeDestination) and queue.store.configured:
         return SnowflakeRoom(destination, queue, fetch, consumer)

@@ -137,7 +137,7 @@ class _Fence:
         if isinstance(prepared.destination, SnowflakeDestination):
             return fences.Answer(prepared.destination.hold(), upserted, deleted)
         try:
-            snapshot, stored = prepared.snapshot(self._spec.name)
+            snapshot, stored = prepared.snapshot(self._spec.identity)
         except psycopg2.Error as error:
             raise classify(error, "destination") from error
         if stored is None or stored > self.position:

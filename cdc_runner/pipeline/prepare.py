@@ -287,7 +287,7 @@ def _run_load(
 
     try:
         if each.letters is not None and isinstance(each.destination, PostgresDestination):
-            _clear_queue(each.destination, spec.name, each.letters)
+            _clear_queue(each.destination, spec.identity, each.letters)
             each.destination.load_sink = each.letters
         elif isinstance(each.destination, SnowflakeDestination):
             each.destination.load_sink = each.letters

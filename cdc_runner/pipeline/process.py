@@ -190,7 +190,7 @@ class PipelineRun:
         self._stopping = stopping
         self._catalog = catalog
         self._directory = spill_directory(spec)
-        self._source = SourceSession(spec.source, spec.name)
+        self._source = SourceSession(spec.source, spec.identity)
 
     def run(self) -> None:
         """Run until asked to stop.
@@ -309,7 +309,7 @@ class PipelineRun:
         for spec in self._spec.destinations:
             destination = destination_type(spec)(
                 spec,
-                self._spec.name,
+                self._spec.identity,
                 self._spec.settings,
                 directory=self._directory,
                 fetch=SourceSession(self._spec.source, "fetch").fetch,

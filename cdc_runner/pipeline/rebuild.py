@@ -142,7 +142,7 @@ class Rebuild:
             yield writer
 
     def _lock(self, cursor: psycopg2.extensions.cursor) -> None:
-        state.lock_position(cursor, self._spec.name, self._destination.epoch)
+        state.lock_position(cursor, self._spec.identity, self._destination.epoch)
 
     # -- the new table -----------------------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class Rebuild:
         return shadow
 
     def _known(self, cursor: psycopg2.extensions.cursor) -> TableState:
-        states = state.read_tables(cursor, self._spec.name)
+        states = state.read_tables(cursor, self._spec.identity)
         return next(one for one in states if one.sync.target == self._task.target)
 
     def _refuse(self, reasons: list[str]) -> None:
@@ -283,7 +283,8 @@ class Rebuild:
             if self._own.id in fence.problems:
                 raise WindowVoid(fence.problems[self._own.id])
             chosen = by_targets({(self._own.id, shadow.target)})
-            found = list(compare_destination(self._spec.name, fence, self._own, chosen, {shadow.target: shadow.aside}))
+            instead, identity = {shadow.target: shadow.aside}, self._spec.identity
+            found = list(compare_destination(identity, fence, self._own, chosen, instead))
         if not found:
             raise WindowVoid("the target is not known any more")
         return found[0]
@@ -322,7 +323,7 @@ class Rebuild:
             return self._older_sessions(cursor, complete)
 
     def _older_sessions(self, cursor: psycopg2.extensions.cursor, complete: str) -> str | None:
-        cursor.execute(_OLDER_SESSIONS, (complete, f"rosetta {self._spec.name}"))
+        cursor.execute(_OLDER_SESSIONS, (complete, f"rosetta {self._spec.identity}"))
         row = cursor.fetchone()
         pids = [] if row is None or row[0] is None else row[0]
         if not pids:
@@ -332,7 +333,7 @@ class Rebuild:
 
     def _try_exchange(self, writer: psycopg2.extensions.connection, shadow: Shadow, complete: str) -> str | None:
         """Exchange the tables, or return what was in the way."""
-        name = self._spec.name
+        name, identity = self._spec.name, self._spec.identity
         try:
             with writer, writer.cursor() as cursor:
                 cursor.execute("SET LOCAL synchronous_commit = on")
@@ -350,8 +351,8 @@ class Rebuild:
                 twin.exchange(cursor, shadow.target, shadow.aside, shadow.kept)
                 self._destination.shadows.mark_swapped(cursor, shadow)
                 # The new table holds what waited for the old one.
-                waiting.forget_target(cursor, name, shadow.target)
-                waiting.raise_version(cursor, name)
+                waiting.forget_target(cursor, identity, shadow.target)
+                waiting.raise_version(cursor, identity)
                 reach(Failpoint.BEFORE_EXCHANGE)
             reach(Failpoint.AFTER_EXCHANGE)
             self._destination.diversion.stale = True

@@ -93,7 +93,7 @@ class StreamRun:
         self._acknowledged = Position(0)
         self._sessions: list[SourceSession] = []
         alone = len(attached) == 1 and not floors
-        self._rows = [SourceRows(spec.source.address, spec.name) for _ in attached]
+        self._rows = [SourceRows(spec.source.address, spec.identity) for _ in attached]
         self.appliers = [
             self._applier(each, rows, alone=alone) for each, rows in zip(attached, self._rows, strict=True)
         ]

@@ -82,7 +82,7 @@ def fenced(
             cleanup.callback(source.close)
             assert state.lsn is not None, "a fence that is set has a position"
             found = Fenced(state.lsn, source)
-            opening = _Opening(spec.name, settings, found, cleanup)
+            opening = _Opening(spec.identity, settings, found, cleanup)
             _open_targets(catalog, fence_id, destinations, wait_seconds, opening)
         finally:
             with session_scope(catalog) as session:
@@ -131,7 +131,7 @@ class _Opening:
             return
         try:
             if isinstance(destination.place, SnowflakeAddress):
-                held = HeldTargets(destination.place, self.pipeline, destination.name, found.lsn, answer.snapshot)
+                held = HeldTargets(destination.place, self.pipeline, destination.identity, found.lsn, answer.snapshot)
                 self.cleanup.callback(held.close)
                 found.lakes[identifier] = held
             else:

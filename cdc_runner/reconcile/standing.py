@@ -50,7 +50,7 @@ def standing(spec: PipelineSpec, destinations: Collection[DestinationSpec], sett
         positions: dict[int, Position] = {}
         for one in destinations:
             if isinstance(one.place, SnowflakeAddress):
-                _hold(spec.name, one, one.place, found, positions, cleanup)
+                _hold(spec.identity, one, one.place, found, positions, cleanup)
                 continue
             try:
                 sessions = SnapshotSessions(one.address, "destination", None, settings)
@@ -58,7 +58,7 @@ def standing(spec: PipelineSpec, destinations: Collection[DestinationSpec], sett
                 found.problems[one.id] = error.message
                 continue
             cleanup.callback(sessions.close)
-            position = _position(sessions, spec.name)
+            position = _position(sessions, spec.identity)
             if position is None or position.lsn > found.lsn:
                 found.problems[one.id] = "it holds no position, or one that the source has not reached"
                 continue
@@ -79,7 +79,7 @@ def _hold(
 ) -> None:
     """Keep the targets of a Snowflake destination from being merged beyond the position."""
     try:
-        held = HeldTargets(place, pipeline, destination.name, found.lsn, new_token())
+        held = HeldTargets(place, pipeline, destination.identity, found.lsn, new_token())
         cleanup.callback(held.close)
         position = held.position()
         if position is not None and position.lsn <= found.lsn:

@@ -43,7 +43,7 @@ def compare_destination(
     """Yield what each selected table of a destination has differently at the fence.
 
     Args:
-        pipeline: its name.
+        pipeline: its identity.
         fence: both sides.
         destination: whose tables.
         selected: which of them.

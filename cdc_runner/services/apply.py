@@ -13,7 +13,7 @@ from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.entry_fields import ConfigurationProblems
 from cdc_runner.catalog.file_format import ConfigurationFile, parse_configuration
-from cdc_runner.catalog.models import Destination, Source
+from cdc_runner.catalog.models import Destination, Pipeline, Source
 from cdc_runner.catalog.plan import Plan
 from cdc_runner.catalog.repositories import list_pipelines, list_sources, lock_configuration
 from cdc_runner.catalog.secret_source import Secrets, read_secrets
@@ -57,9 +57,9 @@ def apply_path(
             for source in pruned:
                 removal = clean_source(session, source, keyring)
                 plan.left_over.extend(removal.left_over)
-            for name, destination in forgotten:
+            for pipeline, destination in forgotten:
                 removal = Removal()
-                forget_at_destination(name, destination, keyring, removal)
+                forget_at_destination(pipeline, destination, keyring, removal)
                 plan.left_over.extend(removal.left_over)
     except _DryRun:
         pass
@@ -105,13 +105,11 @@ def _sources_to_clean(session: Session, file: ConfigurationFile) -> list[Source]
     ]
 
 
-def _positions_to_forget(session: Session, file: ConfigurationFile) -> list[tuple[str, Destination]]:
+def _positions_to_forget(session: Session, file: ConfigurationFile) -> list[tuple[Pipeline, Destination]]:
     """Return the pipelines' destinations that are about to be pruned."""
-    found: list[tuple[str, Destination]] = []
+    found: list[tuple[Pipeline, Destination]] = []
     for pipeline in list_pipelines(session):
         entry = file.pipelines.get(pipeline.name)
         named = {one.destination for one in entry.destinations} if entry else set()
-        found.extend(
-            (pipeline.name, row.destination) for row in pipeline.destinations if row.destination.name not in named
-        )
+        found.extend((pipeline, row.destination) for row in pipeline.destinations if row.destination.name not in named)
     return found

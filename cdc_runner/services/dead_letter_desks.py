@@ -98,16 +98,16 @@ def open_desks(engine: Engine, spec: PipelineSpec, chosen: Sequence[DestinationS
         desks = []
         for one in chosen:
             most = spec.settings.dead_letter_max_entries
-            queue = DeadLetterQueue(store, spec.name, spec.source.id, one.destination_id, max_entries=most)
+            queue = DeadLetterQueue(store, spec.identity, spec.source.id, one.destination_id, max_entries=most)
             if one.type == "snowflake":
                 desks.append(Desk(spec, one, _SnowflakeBeside(engine, spec, one, queue, source, directory)))
                 continue
             destination = PostgresDestination(
-                one, spec.name, spec.settings, directory=directory, fetch=source.fetch, source=source.connection
+                one, spec.identity, spec.settings, directory=directory, fetch=source.fetch, source=source.connection
             )
             cleanup.callback(destination.close)
             destination.open(beside=True)
-            room = PostgresRoom(destination, spec.name, queue, source.fetch, f"operator-{os.getpid()}", beside=True)
+            room = PostgresRoom(destination, spec.identity, queue, source.fetch, f"operator-{os.getpid()}", beside=True)
             desks.append(Desk(spec, one, _PostgresBeside(room)))
         yield desks
 
@@ -154,7 +154,7 @@ class _SnowflakeBeside:
 
     def _marks(self) -> list[EventMark]:
         if self._read is None:
-            self._read = read_waiting(self._destination.snowflake, self._spec.name, self._destination.name)
+            self._read = read_waiting(self._destination.snowflake, self._spec.identity, self._destination.identity)
         return self._read
 
     def marks(self, selection: Selection, limit: int) -> list[Mark]:
@@ -197,7 +197,7 @@ class _SnowflakeBeside:
             return requests.ask(self.queue, verb, selection, sleep=time.sleep)
         destination = SnowflakeDestination(
             self._destination,
-            self._spec.name,
+            self._spec.identity,
             self._spec.settings,
             directory=self._directory,
             fetch=self._source.fetch,

@@ -34,6 +34,7 @@ def describe_destination(session: Session, name: str) -> dict[str, Any]:
 def _describe(destination: Destination) -> dict[str, Any]:
     return {
         "name": destination.name,
+        "identity": destination.identity,
         "type": destination.type,
         **destination.config,
         "stored_secrets": sorted(destination.secrets),

@@ -48,7 +48,7 @@ def change_source(
     old = {field: getattr(source, column) for field, column in SOURCE_FIELDS.items()}
     entry = {field: value for field, value in old.items() if value is not None}
     file = _checked({"sources": {name: {**entry, "password": _KEPT, **_given(changes)}}})
-    new = source_values(name, file.sources[name])
+    new = source_values(name, file.sources[name], source)
     changed = {field: [old[field], new[field]] for field in SOURCE_FIELDS if old[field] != new[field]}
     for field in ("slot", "publication"):
         if field in changed and source.pipelines:

@@ -50,6 +50,7 @@ def describe_pipeline(session: Session, name: str) -> dict[str, Any]:
     state = session.scalars(select(PipelineMetadata).where(PipelineMetadata.pipeline_id == pipeline.id)).one_or_none()
     return {
         **_line(pipeline, state),
+        "identity": pipeline.identity,
         "generation": pipeline.generation,
         "settings": pipeline.settings,
         "last_refresh_at": pipeline.last_refresh_at.isoformat() if pipeline.last_refresh_at else None,
@@ -148,7 +149,7 @@ def remove_pipeline(session: Session, name: str, keyring: Keyring | None = None,
     refuse_when_running(session, pipeline)
     result = clean_source(session, pipeline.source, keyring, keep=keep_slot)
     for row in pipeline.destinations:
-        forget_at_destination(name, row.destination, keyring, result)
+        forget_at_destination(pipeline, row.destination, keyring, result)
     _forget_dead_letters(pipeline, result)
     session.delete(pipeline)
     session.flush()
@@ -163,7 +164,7 @@ def _forget_dead_letters(pipeline: Pipeline, result: Removal) -> None:
         return
     try:
         for row in pipeline.destinations:
-            queue = DeadLetterQueue(store, pipeline.name, pipeline.source_id, row.destination_id)
+            queue = DeadLetterQueue(store, pipeline.identity, pipeline.source_id, row.destination_id)
             count = queue.forget()
             if count:
                 result.removed.append(f"{count} dead letters for destination {row.destination.name}")
@@ -175,57 +176,62 @@ def _forget_dead_letters(pipeline: Pipeline, result: Removal) -> None:
         store.close()
 
 
-def forget_at_destination(name: str, destination: Destination, keyring: Keyring | None, result: Removal) -> None:
+def forget_at_destination(
+    pipeline: Pipeline, destination: Destination, keyring: Keyring | None, result: Removal
+) -> None:
     """Remove a pipeline's positions from a destination, as a new pipeline of the same name would go on from them."""
     # It stands on the encoder of rows, which the control plane's code server does without.
     from cdc_runner.destinations.postgres.journal import drop_journals
 
     result.kept.append(f"target tables in destination {destination.name}")
     if destination.type == "snowflake":
-        _forget_at_snowflake(name, destination, keyring, result)
+        _forget_at_snowflake(pipeline, destination, keyring, result)
         return
+    identity = pipeline.identity
     try:
         address = destination_address(destination, keyring or Keyring.from_environment())
         connection = connect(address, application_name="rosetta remove", side="destination")
         try:
             with connection, connection.cursor() as cursor:
-                drop_journals(connection, name)
-                for one in read_shadows(cursor, name):
+                drop_journals(connection, identity)
+                for one in read_shadows(cursor, identity):
                     if one.swapped:
                         result.kept.append(f"table {one.kept}, which a rebuild replaced, in {destination.name}")
                     else:
-                        drop_shadow(cursor, name, one)
-                forget_shadows(cursor, name)
-            forget_pipeline(connection, name)
+                        drop_shadow(cursor, identity, one)
+                forget_shadows(cursor, identity)
+            forget_pipeline(connection, identity)
         finally:
             connection.close()
-        result.removed.append(f"positions of pipeline {name} in destination {destination.name}")
+        result.removed.append(f"positions of pipeline {pipeline.name} in destination {destination.name}")
     except (psycopg2.Error, RosettaError) as error:
         result.left_over.append(
             f"positions in destination {destination.name}, if it was ever reached"
             f" ({classify(error, 'destination').message}): "
             + " ".join(
-                f"DELETE FROM _rosetta.{table} WHERE pipeline = {quote_literal(name)};"
+                f"DELETE FROM _rosetta.{table} WHERE pipeline = {quote_literal(identity)};"
                 for table in ("load_chunk", "table_state", "stream_position")
             )
         )
 
 
-def _forget_at_snowflake(name: str, destination: Destination, keyring: Keyring | None, result: Removal) -> None:
+def _forget_at_snowflake(
+    pipeline: Pipeline, destination: Destination, keyring: Keyring | None, result: Removal
+) -> None:
     from cdc_runner.destinations.snowflake.administration import forget_pipeline as forget_snowflake
 
     where = f"in destination {destination.name}"
     try:
         address = snowflake_address(destination, keyring or Keyring.from_environment())
-        dropped = forget_snowflake(address, name, destination.name)
+        dropped = forget_snowflake(address, pipeline.identity, destination.identity)
         result.removed += [f"{one} {where}" for one in dropped]
-        result.removed.append(f"positions of pipeline {name} {where}")
+        result.removed.append(f"positions of pipeline {pipeline.name} {where}")
     except RosettaError as error:
         result.left_over.append(
-            f"landing tables, streams and tasks of pipeline {name} {where} ({error.message}): DROP TASK, DROP STREAM "
-            "and DROP TABLE of those whose names begin with ROSETTA_MERGE_, ROSETTA_STREAM_ and LANDING_; "
+            f"landing tables, streams and tasks of pipeline {pipeline.name} {where} ({error.message}): DROP TASK, "
+            "DROP STREAM and DROP TABLE of those whose names begin with ROSETTA_MERGE_, ROSETTA_STREAM_ and LANDING_; "
             "DELETE FROM ROSETTA_TABLE and ROSETTA_PIPELINE where PIPELINE is "
-            + quote_literal(f"{name}/{destination.name}")
+            + quote_literal(f"{pipeline.identity}/{destination.identity}")
         )
 
 

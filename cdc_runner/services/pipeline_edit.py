@@ -78,7 +78,7 @@ def remove_destination(session: Session, name: str, destination: str, keyring: K
         raise RosettaError(ErrorKind.CONFLICT, f"{destination} is the only destination of {name}: remove the pipeline")
     refuse_when_running(session, pipeline)
     result = Removal(removed=[f"destination {destination} of pipeline {name}"])
-    forget_at_destination(name, row.destination, keyring, result)
+    forget_at_destination(pipeline, row.destination, keyring, result)
     session.delete(row)
     session.flush()
     return result

@@ -48,7 +48,7 @@ def why_not_rebuildable(
     spec = load_pipeline(session, row.id, keyring)
     destination = next(one for one in spec.destinations if one.id == pipeline_destination_id)
     with _session(destination) as connection, connection.cursor() as cursor:
-        states = {one.sync.target: one for one in state.read_tables(cursor, pipeline)}
+        states = {one.sync.target: one for one in state.read_tables(cursor, spec.identity)}
         for target in targets:
             known = states.get(target)
             if target in found or known is None:
@@ -103,11 +103,11 @@ def _drop(spec: PipelineSpec, kept: Kept) -> None:
     destination = next(one for one in spec.destinations if one.id == kept.pipeline_destination_id)
     with _session(destination) as connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL lock_timeout = '10s'")
-        for shadow in read_shadows(cursor, spec.name, swapped=True):
+        for shadow in read_shadows(cursor, spec.identity, swapped=True):
             if shadow.id != kept.id:
                 continue
             try:
-                drop_shadow(cursor, spec.name, shadow)
+                drop_shadow(cursor, spec.identity, shadow)
             except psycopg2.errors.DependentObjectsStillExist as error:
                 text = f"something depends on {kept.kept}, which therefore is not dropped"
                 raise RosettaError(ErrorKind.CONFLICT, text) from error

@@ -266,7 +266,7 @@ def compare_at(
     results: list[TableResult] = []
     for destination in destinations:
         if destination.id in fence.targets or destination.id in fence.lakes:
-            results += compare_destination(spec.name, fence, destination, selected)
+            results += compare_destination(spec.identity, fence, destination, selected)
     names = {one.id: one.name for one in destinations}
     problem = "; ".join(f"destination {names[place]}: {reason}" for place, reason in fence.problems.items())
     return results, problem or None

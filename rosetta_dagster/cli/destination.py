@@ -10,11 +10,12 @@ from cdc_runner.services.edit import change_destination, duplicate_destination
 from rosetta_dagster.cli.address import address_options, change_options, given_address, given_changes
 from rosetta_dagster.cli.catalog import catalog_session
 from rosetta_dagster.cli.output import json_option, print_changes, print_fields, print_json, print_table
+from rosetta_dagster.cli.rename import rename_destination
 
 
 @click.group()
 def destination() -> None:
-    """List, show, test, create, change, copy and remove destinations."""
+    """List, show, test, create, change, rename, copy and remove destinations."""
 
 
 @destination.command("list")
@@ -126,3 +127,6 @@ def remove(name: str, as_json: bool) -> None:
         print_json(result.as_json())
     else:
         click.echo("\n".join(result.as_lines()))
+
+
+destination.add_command(rename_destination)

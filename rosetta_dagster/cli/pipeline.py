@@ -10,11 +10,12 @@ from cdc_runner.services.create import create_pipeline
 from rosetta_dagster.cli.catalog import catalog_session
 from rosetta_dagster.cli.output import json_option, print_fields, print_json, print_table
 from rosetta_dagster.cli.pipeline_edit import PIPELINE_EDITS
+from rosetta_dagster.cli.rename import rename_pipeline
 
 
 @click.group()
 def pipeline() -> None:
-    """List, show, create, start, pause, restart, refresh, test and remove pipelines."""
+    """List, show, create, start, pause, restart, refresh, rename, test and remove pipelines."""
 
 
 @pipeline.command("list")
@@ -151,5 +152,5 @@ def remove(name: str, keep_slot: bool, as_json: bool) -> None:
         click.echo("\n".join(result.as_lines()))
 
 
-for _command in PIPELINE_EDITS:
+for _command in (*PIPELINE_EDITS, rename_pipeline):
     pipeline.add_command(_command)

@@ -9,12 +9,13 @@ from cdc_runner.services.create import create_source
 from rosetta_dagster.cli.address import address_options, given_address
 from rosetta_dagster.cli.catalog import catalog_session
 from rosetta_dagster.cli.output import json_option, print_fields, print_json, print_table
+from rosetta_dagster.cli.rename import rename_source
 from rosetta_dagster.cli.source_edit import SOURCE_EDITS
 
 
 @click.group()
 def source() -> None:
-    """List, show, test, create, change, copy and remove sources, and say which tables they send."""
+    """List, show, test, create, change, rename, copy and remove sources, and say which tables they send."""
 
 
 @source.command("list")
@@ -90,5 +91,5 @@ def remove(name: str, keep_slot: bool, as_json: bool) -> None:
         click.echo("\n".join(result.as_lines()))
 
 
-for _command in SOURCE_EDITS:
+for _command in (*SOURCE_EDITS, rename_source):
     source.add_command(_command)

@@ -22,8 +22,9 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 class Backfills:
     """What is done with the queue of one pipeline."""
 
-    def __init__(self, harness: PipelineHarness) -> None:
+    def __init__(self, harness: PipelineHarness, name: str = "shop") -> None:
         self._harness = harness
+        self._name = name
 
     def start(self, *tables: str, **fields: Any) -> int:
         """Queue a backfill of one target and return its id."""
@@ -31,7 +32,7 @@ class Backfills:
         streaming = "SELECT count(*) > 0 AND bool_and(load_state = 'STREAMING') FROM pipelines_destination_table_sync"
         resolved = f"{streaming} WHERE origin = 'RESOLVED'"
         wait_for(lambda: self._harness.config.execute(resolved) == [(True,)], 60, "the tables to be reported")
-        request = BackfillRequest("shop", tables, **fields)
+        request = BackfillRequest(self._name, tables, **fields)
         engine = self._engine()
         try:
             with session_scope(engine) as session:
@@ -46,7 +47,7 @@ class Backfills:
         engine = self._engine()
         try:
             with session_scope(engine) as session:
-                cancel_backfills(session, "shop", ids)
+                cancel_backfills(session, self._name, ids)
         finally:
             engine.dispose()
 
@@ -55,7 +56,7 @@ class Backfills:
         engine = self._engine()
         try:
             with session_scope(engine) as session:
-                return confirm_rebuilds(session, "shop", (), tables)
+                return confirm_rebuilds(session, self._name, (), tables)
         finally:
             engine.dispose()
 

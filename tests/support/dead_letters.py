@@ -42,10 +42,10 @@ def operator(harness: PipelineHarness) -> Iterator[Engine]:
             engine.dispose()
 
 
-def replay(harness: PipelineHarness, **scope: str) -> dict[str, Any]:
+def replay(harness: PipelineHarness, pipeline: str = "shop", **scope: str) -> dict[str, Any]:
     """Replay what waits, as an operator does; return the result of the one destination."""
     with operator(harness) as engine:
-        (result,) = dead_letters.replay_letters(engine, Scope("shop", **scope))
+        (result,) = dead_letters.replay_letters(engine, Scope(pipeline, **scope))
     return result
 
 

@@ -43,12 +43,13 @@ class Source(Timestamps, Base):
 
 
 class Destination(Timestamps, Base):
-    """A database to replicate into: options in `config`, encrypted values in `secrets`."""
+    """A database to replicate into: options in `config`, encrypted values in `secrets`; `identity` never changes."""
 
     __tablename__ = "destinations"
 
     id: Mapped[identifier]
     name: Mapped[str]
+    identity: Mapped[str] = mapped_column(server_default="")
     type: Mapped[str]
     config: Mapped[dict[str, Any]]
     secrets: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))
@@ -59,12 +60,16 @@ class Destination(Timestamps, Base):
 
 
 class Pipeline(Timestamps, Base):
-    """One source to its destinations. `status` is desired; only `pipelines.set_status` writes it."""
+    """One source to its destinations. `status` is desired; only `pipelines.set_status` writes it.
+
+    `identity` is made of the first name by the database and never changes: other servers keep things under it.
+    """
 
     __tablename__ = "pipelines"
 
     id: Mapped[identifier]
     name: Mapped[str]
+    identity: Mapped[str] = mapped_column(server_default="")
     source_id: Mapped[big] = mapped_column(ForeignKey("sources.id"))
     status: Mapped[str] = mapped_column(server_default="PAUSE")
     settings: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))

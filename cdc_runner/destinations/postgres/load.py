@@ -57,7 +57,7 @@ class InitialLoad:
         """Args:
         source: where to read.
         destination: opened; its session is used between chunks only.
-        pipeline: name under which the plan is kept.
+        pipeline: identity under which the plan is kept.
         settings: number of workers.
         snapshot: held open by the caller.
         stopping: set to end early, between two chunks.

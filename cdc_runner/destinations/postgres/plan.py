@@ -33,7 +33,7 @@ class LoadPlanner:
         """Args:
         source: to measure tables and to read their types.
         session: of the destination.
-        pipeline: name under which the plan is kept.
+        pipeline: identity under which the plan is kept.
         settings: size of chunks, and what happens to dropped columns.
         map_schema: source schema to target schema.
         """

@@ -51,7 +51,7 @@ class PostgresSession:
     ) -> None:
         """Args:
         spec: where to write.
-        pipeline: the pipeline's name, under which positions are kept.
+        pipeline: the pipeline's identity, under which positions are kept.
         settings: bounds and policies.
         directory: for short-lived files.
         fetch: reads rows from the source that the target turns out not to have.

@@ -97,7 +97,7 @@ def lock_position(cursor: psycopg2.extensions.cursor, pipeline: str, epoch: int)
     cursor.execute("SELECT epoch, end_lsn FROM _rosetta.stream_position WHERE pipeline = %s FOR UPDATE", (pipeline,))
     row = cursor.fetchone()
     if row is None or row[0] != epoch:
-        raise RosettaError(ErrorKind.FENCED, f"pipeline {pipeline}: another runner writes to this destination now")
+        raise RosettaError(ErrorKind.FENCED, "another runner of this pipeline writes to this destination now")
     return None if row[1] is None else Position(row[1])
 
 
@@ -212,7 +212,7 @@ def finish_chunk(
     cursor.execute("SELECT epoch FROM _rosetta.stream_position WHERE pipeline = %s FOR SHARE", (pipeline,))
     row = cursor.fetchone()
     if row is None or row[0] != epoch:
-        raise RosettaError(ErrorKind.FENCED, f"pipeline {pipeline}: another runner writes to this destination now")
+        raise RosettaError(ErrorKind.FENCED, "another runner of this pipeline writes to this destination now")
     cursor.execute(
         "UPDATE _rosetta.load_chunk SET row_count = %s "
         "WHERE pipeline = %s AND target_schema = %s AND target_table = %s AND chunk = %s",

@@ -150,7 +150,7 @@ def note_attempts(cursor: Cursor, pipeline: str, refused: Mapping[str, tuple[str
 
     Args:
         cursor: of the caller's transaction.
-        pipeline: its name.
+        pipeline: its identity.
         refused: entry -> SQLSTATE and reason.
     """
     execute_values(
@@ -209,7 +209,7 @@ def read_page(
 
     Args:
         cursor: of a transaction that holds the position's lock.
-        pipeline: its name.
+        pipeline: its identity.
         selection: which keys.
         after: number of the first mark of the last key that was seen.
         limit: most keys.

@@ -100,6 +100,11 @@ def _type_text(name: str | None, precision: str | None, scale: str | None) -> st
 def forget_pipeline(address: SnowflakeAddress, pipeline: str, destination: str) -> list[str]:
     """Merge what has landed, and drop landing tables, streams, tasks, channels and state of a pipeline; targets stay.
 
+    Args:
+        address: the account.
+        pipeline: identity of the pipeline.
+        destination: identity of the destination.
+
     Returns:
         Names of what was dropped. Nothing when the pipeline never reached the destination.
 

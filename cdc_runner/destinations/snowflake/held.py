@@ -54,8 +54,8 @@ class HeldTargets:
     def __init__(self, address: SnowflakeAddress, pipeline: str, destination: str, lsn: int, token: str) -> None:
         """Args:
         address: the account.
-        pipeline: name of the pipeline.
-        destination: name of the destination.
+        pipeline: identity of the pipeline.
+        destination: identity of the destination.
         lsn: everything up to it has landed, or waits to be merged.
         token: of the hold.
 

@@ -43,7 +43,7 @@ class SnowflakeMemory:
     ) -> None:
         """Args:
         spec: where to write.
-        pipeline: the pipeline's name, under which positions are kept.
+        pipeline: the pipeline's identity, under which positions are kept.
         settings: bounds and policies.
         directory: not used; rows stay in memory until they are durable.
         fetch: reads rows from the source whose key changed while values stayed out of the stream.
@@ -52,6 +52,7 @@ class SnowflakeMemory:
         patience: how long channels wait.
         """
         self.name = spec.name
+        self._identity = spec.identity
         self._address = spec.snowflake
         self._pipeline = pipeline
         self._settings = settings
@@ -78,7 +79,7 @@ class SnowflakeMemory:
     def open(self) -> None:
         """Take the pipeline over and open a channel for each loaded table, which cuts earlier writers off."""
         self.close()
-        session = Session(self._address, self._pipeline, self.name)
+        session = Session(self._address, self._pipeline, self._identity)
         self._session = session
         try:
             session.objects.create_schemas()

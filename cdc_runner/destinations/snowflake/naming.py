@@ -63,8 +63,8 @@ class Naming:
     def __init__(self, address: SnowflakeAddress, pipeline: str, destination: str) -> None:
         """Args:
         address: says where and how names are folded.
-        pipeline: name of the pipeline.
-        destination: name of the destination.
+        pipeline: identity of the pipeline.
+        destination: identity of the destination.
         """
         self._address = address
         self._landing = (address.landing_database or address.database, address.landing_schema or address.schema)

@@ -19,8 +19,8 @@ class Session:
     def __init__(self, address: SnowflakeAddress, pipeline: str, destination: str) -> None:
         """Args:
         address: the account.
-        pipeline: name of the pipeline.
-        destination: name of the destination.
+        pipeline: identity of the pipeline.
+        destination: identity of the destination.
 
         Raises:
             RosettaError: CREDENTIAL_UNREADABLE for a private key that is none.

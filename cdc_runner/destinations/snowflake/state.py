@@ -97,7 +97,7 @@ class StateStore:
             f"SELECT HOLDER FROM {self._pipeline.quoted} WHERE PIPELINE = {literal(self._writer)}", "read the holder"
         ).value
         if holder != self._holder:
-            raise RosettaError(ErrorKind.FENCED, f"{self._writer}: another runner writes to this destination now")
+            raise RosettaError(ErrorKind.FENCED, "another runner of this pipeline writes to this destination now")
 
     def start_at(self, position: Position | None) -> None:
         """Store where a new stream begins; None for never."""

@@ -291,3 +291,19 @@ def test_every_destructive_job_is_a_dry_run_unless_told_otherwise() -> None:
             field = schema.fields["dry_run"]
             assert field.default_provided, job.name
             assert field.default_value is True, job.name
+
+
+def test_things_are_renamed(catalog, launch, add_pipeline) -> None:
+    add_pipeline("shop")
+    add_pipeline("billing")
+    told = launch("rename_pipeline", "shop", new_name="store")
+    assert told["result"] == "pipeline shop is called store now"
+    assert told["identity"] == "shop"
+    assert "configuration file" in told["what follows"]
+    assert launch("rename_source", "shop-source", new_name="sales")["slot"] == "shop"
+    assert launch("rename_destination", "shop-warehouse", new_name="dwh")["pipelines"] == "store"
+    assert catalog.execute("SELECT name, identity FROM pipelines ORDER BY 1") == [
+        ("billing", "billing"), ("store", "shop")]  # fmt: skip
+    assert "exists already" in launch("rename_pipeline", "store", succeeds=False, new_name="billing")["failure"]
+    assert "letters, digits" in launch("rename_pipeline", "store", succeeds=False, new_name="a/b")["failure"]
+    assert "called store now" in launch("rename_pipeline", "shop", succeeds=False, new_name="other")["failure"]

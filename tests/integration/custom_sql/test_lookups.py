@@ -195,7 +195,7 @@ def _findings(source: Database, destination: Database, sql: str) -> dict[str, li
     syncs = (TableSync(1, "public.t", "named", TableShape(custom_sql=sql)), TableSync(2, "public.t"))
     report = examine(
         PipelineSpec(
-            1, "p", 1, SourceSpec(1, "shop", source.address(), "pub", "slot", ("public.*",), "pgoutput"),
+            1, "p", "p", 1, SourceSpec(1, "shop", source.address(), "pub", "slot", ("public.*",), "pgoutput"),
             (DestinationSpec(1, 1, "wh", "postgres", destination.address(), None, syncs),),
         )
     )  # fmt: skip

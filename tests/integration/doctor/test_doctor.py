@@ -25,6 +25,7 @@ def spec(source: PostgresAddress, target: PostgresAddress, **options: Any) -> Pi
     return PipelineSpec(
         id=1,
         name="p",
+        identity="p",
         generation=1,
         source=SourceSpec(
             1, "shop", source, options.get("publication", "pub"), options.get("slot", f"slot_{source.database}"),

@@ -83,6 +83,28 @@ def wait_for_slot(source: SourceSession, stopping: threading.Event) -> None:
         stopping.wait(0.2)
 
 
+def floors_of(source: SourceSession, known: Sequence[Position], stopping: threading.Event) -> list[Position]:
+    """Return from where the slot must serve destinations that cannot be reached now.
+
+    Of their positions the config database hears up to a second late. The slot was never released beyond what each of
+    them holds or has parked; what is lost all the same is told when it is back, and holds up no other until then.
+
+    Args:
+        source: an open session.
+        known: their positions as the config database has them.
+        stopping: ends the wait for the slot's last reader.
+
+    Raises:
+        RosettaError: as `wait_for_slot`.
+    """
+    if not known:
+        return []
+    wait_for_slot(source, stopping)
+    slot = source.slot()
+    released = Position(0 if slot is None else slot.confirmed_lsn or 0)
+    return [max(one, released) for one in known]
+
+
 def prepare(
     spec: PipelineSpec,
     source: SourceSession,
@@ -107,8 +129,7 @@ def prepare(
         RosettaError: SLOT_MISSING or SLOT_AHEAD when changes are lost, and the kinds of both sides.
     """
     wait_for_slot(source, stopping)
-    positions = [one for one in (each.durable() for each in attached) if one is not None]
-    held = _slot_serves(spec, source, [*positions, *floors])
+    held = _slot_serves(spec, source, attached, floors)
     for each in attached:
         if each.lot is not None and each.lot.span is not None and each.durable() == each.destination.position():
             # The destination holds them already, or the slot serves it from where it is.
@@ -116,7 +137,7 @@ def prepare(
     for each in attached:
         each.destination.let_go({sync.target for sync in each.syncs})
     loads = {id(each): _plan(source, tables, each) for each in attached}
-    if held and (positions or floors):
+    if held and (floors or any(each.durable() is not None for each in attached)):
         # There is a stream that would have to wait.
         most = spec.settings.load_beside_megabytes
         loads = {id(each): load_beside(source, each.destination, loads[id(each)], most) for each in attached}
@@ -130,12 +151,16 @@ def prepare(
             each.destination.start_at(Position(confirmed))
 
 
-def _slot_serves(spec: PipelineSpec, source: SourceSession, positions: Sequence[Position]) -> bool:
+def _slot_serves(
+    spec: PipelineSpec, source: SourceSession, attached: Sequence[Attached], floors: Sequence[Position]
+) -> bool:
     """Tell whether there is a slot; it must be able to serve every position from which a destination goes on.
 
     Raises:
         RosettaError: SLOT_MISSING or SLOT_AHEAD.
     """
+    ends = [(each, position) for each in attached if (position := each.durable()) is not None]
+    positions = [*(position for _, position in ends), *floors]
     if source.slot() is None:
         if not positions:
             return False
@@ -145,13 +170,15 @@ def _slot_serves(spec: PipelineSpec, source: SourceSession, positions: Sequence[
             f"replication slot {spec.source.slot} is gone: changes since {format_lsn(lowest.lsn)} are lost",
         )
     confirmed = source.usable_slot().confirmed_lsn or 0
-    for one in positions:
+    for each, one in ends:
         if confirmed > one.lsn:
+            parked = "" if each.lot is None else f" (nor are they parked in Redis at {each.lot.store.place})"
             raise RosettaError(
                 ErrorKind.SLOT_AHEAD,
-                f"replication slot {spec.source.slot} begins at {format_lsn(confirmed)}, "
-                f"but a destination ends at {format_lsn(one.lsn)}: the changes in between are lost",
+                f"replication slot {spec.source.slot} begins at {format_lsn(confirmed)}, but destination "
+                f"{each.destination.name} ends at {format_lsn(one.lsn)}: the changes in between are lost{parked}",
             )
+    for one in positions:
         if source.wal_position() < one.lsn:
             raise RosettaError(
                 ErrorKind.SLOT_AHEAD,

@@ -31,7 +31,15 @@ from cdc_runner.pipeline.dead_letters import letter_queue
 from cdc_runner.pipeline.history import check_history
 from cdc_runner.pipeline.joining import table_reports
 from cdc_runner.pipeline.parking import parking_lot
-from cdc_runner.pipeline.prepare import Attached, Progress, load_lost_again, prepare, refuse_drift, wait_for_slot
+from cdc_runner.pipeline.prepare import (
+    Attached,
+    Progress,
+    floors_of,
+    load_lost_again,
+    prepare,
+    refuse_drift,
+    wait_for_slot,
+)
 from cdc_runner.pipeline.report import Reporter
 from cdc_runner.pipeline.source import SourceSession, SourceTables, resolve_syncs
 from cdc_runner.pipeline.stream import Outcome, StreamRun
@@ -267,7 +275,8 @@ class PipelineRun:
                 one.close()
 
     def _stream(self, tables: SourceTables, attached: Sequence[Attached], left: Sequence[LeftBehind]) -> Outcome:
-        floors = [one.position for one in left if one.position is not None]
+        known = [one.position for one in left if one.position is not None]
+        floors = floors_of(self._source, known, self._stopping)
         held = [one for one in (each.durable() for each in attached) if one is not None]
         check_history(self._catalog, self._spec, [*held, *floors])
         published = {table for each in attached for table in each.reads}
@@ -285,6 +294,7 @@ class PipelineRun:
             return Outcome.STOPPED
         for each in attached:
             identifier = each.pipeline_destination_id
+            self._reporter.begins_at(identifier, each.destination.position())
             self._reporter.tables(identifier, table_reports(each.destination, each.syncs))
             self._reporter.objects(identifier, each.syncs, each.destination.makes)
         run = StreamRun(

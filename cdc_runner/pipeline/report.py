@@ -19,6 +19,7 @@ from cdc_runner.catalog.database import session_scope
 from cdc_runner.catalog.leases import Lease
 from cdc_runner.catalog.table_reports import TableReport
 from cdc_runner.errors import RosettaError
+from cdc_runner.position import Position
 from cdc_runner.schema import TableId, TableSchema
 from cdc_runner.shaping.evolution import SchemaChange
 from cdc_runner.spec import PipelineSpec, ResolvedSync
@@ -74,6 +75,28 @@ class Reporter:
             counts = self._counts.setdefault(pipeline_destination_id, {})
             for sync, number in events.items():
                 counts[sync] = counts.get(sync, 0) + number
+
+    def begins_at(self, pipeline_destination_id: int, position: Position | None) -> None:
+        """Write at once where a destination stands of which no position is known yet.
+
+        Later it might be away at a start, and be taken for a new one that the slot need not wait for.
+        """
+        if position is None:
+            return
+        try:
+            with session_scope(self._catalog) as session:
+                if not leases.holds(session, self._lease) or reporting.applied_lsn(session, pipeline_destination_id):
+                    return
+                reporting.report_position(
+                    session,
+                    pipeline_id=self._spec.id,
+                    pipeline_destination_id=pipeline_destination_id,
+                    captured_lsn=position.lsn,
+                    applied_lsn=position.lsn,
+                    acknowledged_lsn=position.lsn,
+                )
+        except RosettaError as error:
+            log.warning("report.failed", pipeline=self._spec.name, error=str(error))
 
     def later(self, write: Callable[[Session], object]) -> None:
         """Write something as soon as the config database takes it, in order."""

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import psycopg2
 import pytest
+import redis
 
-from tests.support.parked import begin, confirmed, cut_off, parked
+from cdc_runner.pipeline.process import EXIT_NEEDS_PERSON, EXIT_RETRY
+from tests.support.parked import begin, confirmed, cut_off, parked, wait_passed
 from tests.support.pipelines import PipelineHarness
 from tests.support.proxy import TcpProxy
 from tests.support.servers import Database, OwnServers, RedisServer, redis_server_of
@@ -197,3 +199,84 @@ def test_parked_changes_that_redis_loses_are_named_and_a_refresh_recovers(
     pipeline.ensure_running()
     pipeline.wait_caught_up(120)
     pipeline.assert_equal()
+
+
+def _kill_both(pipeline: PipelineHarness, servers: OwnServers) -> None:
+    """Kill Redis and the runner in the same second."""
+    servers.kill("redis")
+    pipeline.kill()
+
+
+def test_redis_and_the_runner_are_killed_at_once_and_nothing_is_lost(
+    pipeline: PipelineHarness, tcp_proxy: Callable[[str, int], TcpProxy], own_servers: Callable[..., OwnServers]
+) -> None:
+    """What the slot has passed is on Redis' disk; what it has not passed comes again."""
+    servers = own_servers("redis", fsync=True)
+    assert servers.state.redis is not None
+    redis = redis_server_of(servers.state.redis, servers.stack)
+    pipeline.engine = "pgoutput"
+    target = pipeline.targets["target"]
+    link = tcp_proxy(target.server.host, target.server.port)
+    begin(pipeline, SETUP, link, redis.url)
+    writer = Writer(pipeline.source, 0.005)
+    writer.start()
+    try:
+        for _ in range(2):
+            held = cut_off(pipeline, link)
+            wait_for(lambda held=held: confirmed(pipeline) > held, 30, "the slot to pass the destination")  # type: ignore[misc]
+            _kill_both(pipeline, servers)
+            passed = confirmed(pipeline)
+            link.heal()
+            # Without Redis nobody knows what is parked: the pipeline waits for it, and says so.
+            pipeline.ensure_running()
+            assert pipeline.wait_exit(60) == EXIT_RETRY
+            assert "cannot be reached" in last_error(pipeline)
+            assert pipeline.position("target") == held
+            servers.stack.start()
+            wait_for(
+                lambda passed=passed: _revived(pipeline) and pipeline.position("target") > passed,  # type: ignore[misc]
+                120,
+                "what was parked to arrive",
+            )
+    finally:
+        writer.stopping.set()
+        writer.join(30)
+    pipeline.wait_caught_up(180, revive=True)
+    pipeline.assert_equal()
+
+
+def test_redis_emptied_while_the_runner_is_killed_is_told_at_the_next_start(
+    two_target_pipeline: PipelineHarness, tcp_proxy: Callable[[str, int], TcpProxy], redis_client: redis.Redis,
+    redis_server: RedisServer,
+) -> None:  # fmt: skip
+    """The other destination goes on; when the one is back, its loss is named, and a refresh recovers."""
+    pipeline = two_target_pipeline
+    pipeline.engine = "pgoutput"
+    link = tcp_proxy("127.0.0.1", pipeline.targets["second"].server.port)
+    begin(pipeline, SETUP, link, redis_server.url, behind_link="second")
+    held = cut_off(pipeline, link, "second")
+    pipeline.source.execute("UPDATE account SET balance = 7 WHERE id < 50")
+    wait_passed(pipeline)
+    redis_client.flushall()
+    pipeline.kill()
+    pipeline.source.execute("UPDATE account SET balance = 8 WHERE id < 20")
+    pipeline.start()
+    pipeline.wait_caught_up(90, ["target"])
+    pipeline.assert_equal("target")
+    assert pipeline.position("second") == held
+    link.heal()
+    assert pipeline.wait_exit(60) == EXIT_NEEDS_PERSON
+    text = last_error(pipeline)
+    assert "destination second ends at" in text and "the changes in between are lost" in text
+    assert f"parked in Redis at {redis_server.host}:{redis_server.port}" in text and "rosetta pipeline refresh" in text
+    pipeline.config.execute("UPDATE pipelines SET status = 'REFRESH'")
+    pipeline.ensure_running()
+    pipeline.wait_caught_up(120)
+    pipeline.assert_equal("target")
+    pipeline.assert_equal("second")
+
+
+def last_error(pipeline: PipelineHarness) -> str:
+    """Return why the pipeline ended last."""
+    ((text,),) = pipeline.config.execute("SELECT last_error FROM pipeline_metadata")
+    return str(text)

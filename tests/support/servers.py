@@ -286,6 +286,12 @@ class OwnServers:
         alone = EmbeddedStack(self.stack.home, (name,), ports=_FREE_PORTS, fsync=False)
         return postgres_server(self.state.postgres[name], alone)
 
+    def kill(self, name: str) -> None:
+        """Kill a server's main process as a crash would."""
+        pid = self.stack.status()[name].pid
+        assert pid is not None, "the server does not run"
+        os.kill(pid, signal.SIGKILL)
+
 
 @pytest.fixture
 def own_servers() -> Iterator[Callable[..., OwnServers]]:

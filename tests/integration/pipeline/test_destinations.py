@@ -60,6 +60,35 @@ def test_one_slot_feeds_two_destinations_and_a_dead_one_holds_up_nobody(
     pipeline.assert_equal("second")
 
 
+def test_a_late_report_of_an_absent_destination_is_no_loss(
+    two_target_pipeline: PipelineHarness, tcp_proxy: Callable[[str, int], TcpProxy]
+) -> None:
+    """Killed between the acknowledgement and the report: the next start, without it, must not take the gap for a loss."""
+    pipeline = two_target_pipeline
+    pipeline.engine = "pgoutput"
+    source = pipeline.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+    link = tcp_proxy("127.0.0.1", pipeline.targets["second"].server.port)
+    pipeline.ports["second"] = link.port
+    pipeline.configure(settings={"heartbeat_seconds": 1})
+    pipeline.start()
+    pipeline.wait_caught_up()
+    source.execute("INSERT INTO t VALUES (2)")
+    pipeline.wait_caught_up()
+    pipeline.kill()
+    # As the process left it when it died within the second before its next report.
+    late = "UPDATE stream_offsets SET applied_lsn = applied_lsn - 100000 WHERE applied_lsn > 100000 RETURNING 1"
+    assert len(pipeline.config.execute(late)) == 2, "each destination is known from the start of the stream"
+    link.refuse()
+    source.execute("INSERT INTO t VALUES (3)")
+    pipeline.start()
+    pipeline.wait_caught_up(60, ["target"])
+    pipeline.assert_equal("target")
+    link.heal()
+    pipeline.wait_caught_up(90)
+    pipeline.assert_equal("second")
+
+
 def test_one_table_feeds_several_targets_in_one_schema(pipeline: PipelineHarness) -> None:
     """Explicit targets, a pattern, and a fixed target schema."""
     source = pipeline.source

@@ -168,7 +168,8 @@ def record_schema_change(
     """Store a change of a table's schema and return its version, counted from 1 for each table.
 
     The stream and the sensor `schema_monitor` both see most changes; a version that is stored already is not stored
-    again, it only gets its position.
+    again, it only gets its position. Who reads the source's present schema may see several changes as one, before the
+    stream brings them: what that version has passed already is not stored, and the version is returned.
 
     Args:
         session: of the caller.
@@ -181,6 +182,9 @@ def record_schema_change(
     """
     old = None if old_schema is None else _as_stored(old_schema)
     new = None if new_schema is None else _as_stored(new_schema)
+    passed = None if old is None or new is None else _passed_by(session, source_id, table, old, new)
+    if passed is not None:
+        return passed
     metadata_id = _store_present(session, source_id, table, new, changed=old is not None)
     latest = session.scalars(
         select(SchemaEvolution)
@@ -205,6 +209,29 @@ def record_schema_change(
     if old is not None or version > 1:
         _tell_schema_change(session, source_id, table, found, version)
     return version
+
+
+def _passed_by(
+    session: Session, source_id: int, table: TableId, old: dict[str, Any], new: dict[str, Any]
+) -> int | None:
+    """Return the latest version when it is beyond a step from one schema to another, else None.
+
+    The table's row is locked, as by `_store_present`.
+    """
+    metadata_id = session.scalar(
+        select(TableMetadata.id)
+        .filter_by(source_id=source_id, schema_name=table.schema, table_name=table.name)
+        .with_for_update()
+    )
+    stored = session.scalars(
+        select(SchemaEvolution)
+        .where(SchemaEvolution.table_metadata_list_id == metadata_id)
+        .order_by(SchemaEvolution.version_schema)
+    ).all()
+    if not stored or stored[-1].schema_table_new in (None, old, new):
+        return None
+    known = [one.schema_table_new for one in stored if one.schema_table_new is not None]
+    return stored[-1].version_schema if schema_diff.is_passed(old, new, known) else None
 
 
 def _store_present(

@@ -5,6 +5,7 @@ Columns are told apart by their number, which stays when one is renamed; where a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,30 @@ def differences(old: Schema | None, new: Schema | None) -> list[Difference]:
     return found or [Difference(OTHER)]
 
 
+def is_passed(old: Schema, new: Schema, stored: Sequence[Schema]) -> bool:
+    """Tell whether the last of some versions is beyond a step, which is told late.
+
+    It is when what the step changes is so there already. It is, too, when the step begins at an earlier version, unless
+    the step brings a column with a number that none of them has, or drops one that is still there.
+
+    Args:
+        old: where the step begins; not the last version.
+        new: where it ends; not the last version.
+        stored: versions in their order, at least one.
+    """
+    before, after, last = _by_number(old), _by_number(new), _by_number(stored[-1])
+    columns = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+    fields = [key for key in old.keys() | new.keys() if key != "columns" and old.get(key) != new.get(key)]
+    is_so = [after.get(key) == last.get(key) for key in columns]
+    if all(is_so + [new.get(key) == stored[-1].get(key) for key in fields]):
+        return True
+    if old not in stored:
+        return False
+    highest = max((_number(column) for version in stored for column in version.get("columns", ())), default=0)
+    comes = any(_number(column) > highest for column in after.values())
+    return not comes and not (before.keys() - after.keys()) & last.keys()
+
+
 def change_names(found: list[Difference]) -> str:
     """Return the kinds of some differences, each once: `NEW COLUMN, CHANGES TYPE`."""
     return ", ".join(dict.fromkeys(one.kind for one in found))
@@ -98,6 +123,10 @@ def _facts(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
         for kind, field in _FACTS
         if old.get(field) != new.get(field)
     ]
+
+
+def _by_number(schema: Schema) -> dict[int | str, dict[str, Any]]:
+    return {_number(column) or column["name"]: column for column in schema.get("columns", ())}
 
 
 def _number(column: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from tests.support.custom_sql import compare
 from tests.support.pipelines import PipelineHarness
 
 pytestmark = [pytest.mark.pg, pytest.mark.timeout(600)]
@@ -67,7 +68,7 @@ def run_random_changes(pipeline: PipelineHarness, seed: int, rounds: int) -> Non
     pipeline.configure(syncs=_syncs())
     pipeline.start()
     pipeline.wait_caught_up()
-    compare(pipeline)
+    compare(pipeline, STATEMENTS)
     for number in range(rounds):
         if number % 3 == 1:
             pipeline.kill()
@@ -80,7 +81,7 @@ def run_random_changes(pipeline: PipelineHarness, seed: int, rounds: int) -> Non
             pipeline.kill()
             pipeline.ensure_running()
         pipeline.wait_caught_up(timeout=240, revive=True)
-        compare(pipeline)
+        compare(pipeline, STATEMENTS)
 
 
 def _random_statement(chance: random.Random) -> str:
@@ -113,15 +114,3 @@ def _random_statement(chance: random.Random) -> str:
             "TRUNCATE countries" if chance.random() < 0.2 else f"UPDATE orders SET orders_note = NULL WHERE {some}",
         ]
     )
-
-
-def compare(pipeline: PipelineHarness, statements: dict[str, str] | None = None) -> None:
-    """Fail, naming rows, when a target is not its statement's result."""
-    different = {}
-    for target, sql in (statements or STATEMENTS).items():
-        wanted = pipeline.source.execute(f"SELECT q::text FROM ({sql}) q ORDER BY 1")
-        found = pipeline.targets["target"].execute(f"SELECT t::text FROM {target} t ORDER BY 1")
-        if wanted != found:
-            lost, extra = sorted(set(wanted) - set(found))[:3], sorted(set(found) - set(wanted))[:3]
-            different[target] = (len(wanted), len(found), lost, extra)
-    assert not different, f"{different}\n{pipeline.log_text()[-2500:]}"

@@ -15,7 +15,7 @@ from cdc_runner.destinations.postgres.lookups import PostgresLookups
 from cdc_runner.doctor.run import examine
 from cdc_runner.schema import TableId
 from cdc_runner.spec import DestinationSpec, PipelineSpec, SourceSpec, TableShape, TableSync
-from tests.integration.custom_sql.test_custom_sql import compare
+from tests.support.custom_sql import compare
 from tests.support.pipelines import PipelineHarness
 from tests.support.servers import Database
 

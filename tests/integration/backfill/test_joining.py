@@ -177,3 +177,32 @@ def test_a_reload_of_a_large_table_does_not_stop_the_stream(pipeline: PipelineHa
     pipeline.assert_equal()
     assert (done["mode"], done["changed"]) == ("RESYNC", 5_000)
     assert "load.beside" in pipeline.log_text()
+
+
+def test_a_shaped_table_joins_beside_the_stream(pipeline: PipelineHarness) -> None:
+    """Filter, names, chosen columns and soft deletes apply to what the stream writes and to what is loaded."""
+    source, target = pipeline.source, pipeline.targets["target"]
+    source.execute(FIRST)
+    source.execute(WRITTEN)
+    fill(pipeline, 5_000)
+    pipeline.engine = "pgoutput"
+    pipeline.configure(syncs=[{"table": "public.first"}], settings=BESIDE)
+    pipeline.start()
+    pipeline.wait_caught_up(180)
+    writer = Writer(pipeline, 13, 5_000)
+    writer.start()
+    try:
+        entry = {"table": "public.item", "target": "even", "filter": "id % 2 = 0", "exclude": ["code"],
+                 "rename": {"note": "remark"}, "mode": "soft_delete"}  # fmt: skip
+        assert pipeline.stop() == 0
+        with pipeline.catalog() as (engine, keyring), session_scope(engine) as session:
+            add_table(session, "shop", "target", entry, keyring)
+        pipeline.start()
+        wait_state(pipeline, "target.even", "STREAMING", 240)
+        assert "load.beside" in pipeline.log_text()
+    finally:
+        writer.finish()
+    pipeline.wait_caught_up(120)
+    wanted = source.execute("SELECT id, v, note, big FROM item WHERE id % 2 = 0 ORDER BY id")
+    assert target.execute("SELECT id, v, remark, big FROM even WHERE NOT _rosetta_deleted ORDER BY id") == wanted
+    assert writer.changes > 20

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cdc_runner.catalog.apply_file import apply_configuration
 from cdc_runner.catalog.credentials import Keyring
 from cdc_runner.catalog.file_format import check_configuration
-from cdc_runner.catalog.models import Pipeline, PipelineDestination
+from cdc_runner.catalog.models import Destination, Pipeline, PipelineDestination
 from cdc_runner.catalog.pipelines import refuse_when_running, stored_shape
 from cdc_runner.catalog.plan import Plan
 from cdc_runner.catalog.repositories import get_pipeline, lock_configuration
@@ -49,6 +50,38 @@ def _destination_entry(row: PipelineDestination) -> dict[str, Any]:
 def _apply(session: Session, name: str, entry: Mapping[str, Any], keyring: Keyring | None) -> Plan:
     file = check_configuration({"pipelines": {name: dict(entry)}})
     return apply_configuration(session, file, {}, keyring or Keyring.from_environment())
+
+
+def destination_of(session: Session, name: str, destination: str = "") -> str:
+    """Return the name of a destination that a pipeline feeds: the given one, or without one the only one there is.
+
+    Raises:
+        RosettaError: NOT_FOUND; CONFIG_INVALID when none is given and there are several, with their names.
+    """
+    pipeline = get_pipeline(session, name)
+    if destination:
+        return _row(pipeline, destination).destination.name
+    names = [row.destination.name for row in pipeline.destinations]
+    return _only(names, f"pipeline {name} feeds {len(names)} destinations: say which")
+
+
+def destination_to_add(session: Session, name: str, destination: str = "") -> str:
+    """Return the given name, or without one that of the only destination that a pipeline does not feed yet.
+
+    Raises:
+        RosettaError: NOT_FOUND; CONFIG_INVALID when none is given and there are several, with their names, or none.
+    """
+    fed = {row.destination.name for row in get_pipeline(session, name).destinations}
+    if destination:
+        return destination
+    names = [one for one in session.scalars(select(Destination.name).order_by(Destination.name)) if one not in fed]
+    return _only(names, f"there are {len(names)} destinations that pipeline {name} does not feed: say which")
+
+
+def _only(names: Sequence[str], otherwise: str) -> str:
+    if len(names) != 1:
+        raise RosettaError(ErrorKind.CONFIG_INVALID, f"{otherwise}: {', '.join(names)}" if names else otherwise)
+    return names[0]
 
 
 def add_destination(session: Session, name: str, destination: str, keyring: Keyring | None = None) -> Plan:

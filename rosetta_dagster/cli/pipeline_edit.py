@@ -57,6 +57,14 @@ def _pairs(given: tuple[str, ...], option: str) -> dict[str, str]:
     return pairs
 
 
+def _places(given: tuple[str, ...], *, table: bool, otherwise: str) -> tuple[str, str]:
+    """Return destination and table of the command line, either empty when it is left out."""
+    if not table <= len(given) <= 1 + table:
+        raise click.UsageError(otherwise)
+    places = given[:-1] if table else given
+    return (places[0] if places else "", given[-1] if table else "")
+
+
 def _masks(given: tuple[str, ...]) -> dict[str, Any]:
     masks: dict[str, Any] = {}
     for column, text in _pairs(given, "--mask").items():
@@ -72,8 +80,7 @@ def _masks(given: tuple[str, ...]) -> dict[str, Any]:
 
 @click.command("add-table")
 @click.argument("name")
-@_DESTINATION
-@click.argument("table", required=False)
+@click.argument("places", nargs=-1, metavar="[DESTINATION] [TABLE]")
 @click.option("--preset", help="Instead of TABLE: every table of this preset of the source.")
 @click.option("--target", help="Another name at the target.")
 @click.option("--filter", "condition", help="Only rows that pass this condition are copied.")
@@ -86,15 +93,13 @@ def _masks(given: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--key", multiple=True, help="A column of its result that identifies a row; repeatable.")
 @click.option("--tag", "tags", multiple=True, help="A smart tag; repeatable.")
 @json_option
-def add_table(
-    name: str, destination: str, table: str | None, preset: str | None, as_json: bool, **options: Any
-) -> None:
+def add_table(name: str, places: tuple[str, ...], preset: str | None, as_json: bool, **options: Any) -> None:
     """Declare TABLE, or a pattern, of a pipeline's DESTINATION. With the first one only declared ones are copied.
 
-    One with the same table and target takes the place of the one before.
+    DESTINATION may be left out where there is only one. One with the same table and target takes the place of the one
+    before.
     """
-    if (table is None) == (preset is None):
-        raise click.UsageError("give one of TABLE and --preset")
+    destination, table = _places(places, table=preset is None, otherwise="give one of TABLE and --preset")
     tags = options.pop("tags")
     shape = {
         "target": options["target"],
@@ -110,6 +115,7 @@ def add_table(
     if preset is not None and any(shape.values()):
         raise click.UsageError("a preset's tables take --tag only")
     with catalog_session() as session:
+        destination = service.destination_of(session, name, destination)
         if preset is not None:
             plan = service.add_preset(session, name, destination, preset, tags)
         else:
@@ -119,13 +125,14 @@ def add_table(
 
 @click.command("remove-table")
 @click.argument("name")
-@_DESTINATION
-@click.argument("table")
+@click.argument("places", nargs=-1, required=True, metavar="[DESTINATION] TABLE")
 @click.option("--target", help="Its other name at the target, if it has one.")
 @json_option
-def remove_table(name: str, destination: str, table: str, target: str | None, as_json: bool) -> None:
-    """Take a declared TABLE from a pipeline's DESTINATION; the target table stays."""
+def remove_table(name: str, places: tuple[str, ...], target: str | None, as_json: bool) -> None:
+    """Take a declared TABLE from a pipeline's DESTINATION, or from its only one; the target table stays."""
+    destination, table = _places(places, table=True, otherwise="give one TABLE")
     with catalog_session() as session:
+        destination = service.destination_of(session, name, destination)
         plan = service.remove_table(session, name, destination, table, target)
     _tell(plan, as_json=as_json)
 

@@ -21,6 +21,7 @@ from rosetta_dagster.resources.catalog import catalog_engine
 _LISTED = 200
 _TABLE = "Only this target table, as schema.table; empty: every table."
 _DESTINATION = "Only this destination of the pipeline; empty: every one."
+_ENTRY_NAME = "Name of the entry as `list_dead_letters` shows it, e.g. 9b2f4c6a0d1e4f5bb7c8d9e0f1a2b3c4."
 _ENTRY = "Only the key of this entry (`list_dead_letters` names them); empty: every key."
 
 
@@ -34,15 +35,16 @@ class LettersConfig(Config):
 class EntryConfig(Config):
     """One entry."""
 
-    entry: str = Field(description="Name of the entry, as `list_dead_letters` shows it.")
+    entry: str = Field(description=_ENTRY_NAME)
 
 
 class EditConfig(Config):
     """Other values for an entry. They come from a file: what is typed here is stored in the run for ever."""
 
-    entry: str = Field(description="Name of the entry, as `list_dead_letters` shows it.")
+    entry: str = Field(description=_ENTRY_NAME)
     values_file: str = Field(
-        description="File on the code server's host: a JSON object of column name and PostgreSQL text (or null)."
+        description="File on the code server's host, e.g. /etc/rosetta/fixed.json, with a JSON object of column name "
+        'and PostgreSQL text or null: {"amount": "12.50", "note": null}.'
     )
 
 

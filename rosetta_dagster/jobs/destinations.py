@@ -47,8 +47,8 @@ class ChangeDestinationConfig(_Secrets):
 class CreateDestinationConfig(ChangeDestinationConfig):
     """Where tables are copied to."""
 
-    name: str = Field(description="Its name: letters, digits, - and _.")
-    type: str = Field(description="postgres or snowflake.")
+    name: str = Field(description="Its name, e.g. warehouse: letters, digits, - and _.")
+    type: str = Field(description="postgres or snowflake. The fields of the other one stay empty.")
 
 
 class RemoveDestinationConfig(Config):

@@ -19,7 +19,9 @@ _SECRETS = ("url", "signing_secret", "bot_token", "password")
 class ChannelConfig(Config):
     """A channel. Addresses and tokens are secrets: they come from variables or files, and are stored encrypted."""
 
-    name: str = Field(description="Its name: letters, digits, - and _. An existing one gets these options.")
+    name: str = Field(
+        description="Its name, e.g. on_call: letters, digits, - and _. An existing one gets these options."
+    )
     type: str = Field(description="webhook, telegram, slack, email or apprise.")
     minimum_severity: str = Field(default="WARNING", description="INFO, WARNING or ERROR; less is not sent there.")
     url_env: str = Field(default="", description="webhook, slack, apprise: variable with the address.")

@@ -18,16 +18,26 @@ from rosetta_dagster.resources.catalog import catalog_session
 class CreatePipelineConfig(Config):
     """One source, and the destinations that it feeds."""
 
-    name: str = Field(description="Its name: letters, digits, - and _.")
-    source: str = Field(description="Name of a source that no other pipeline uses.")
-    destinations: list[str] = Field(description="Names of destinations; each gets every table of the source.")
+    name: str = Field(description="Its name, e.g. shop_to_warehouse: letters, digits, - and _.")
+    source: str = Field(description="Name of a source that no other pipeline uses, e.g. shop.")
+    destinations: list[str] = Field(
+        description="Names of destinations, e.g. [warehouse]; each gets every table of the source."
+    )
     start: bool = Field(default=False, description="On: replicate at once. Off: it is born paused.")
+
+
+class AttachConfig(Config):
+    """Which destination."""
+
+    destination: str = Field(
+        default="", description="Its name, e.g. warehouse. Empty: the only one that the pipeline does not feed yet."
+    )
 
 
 class DestinationConfig(Config):
     """Which destination."""
 
-    destination: str = Field(description="Name of the destination.")
+    destination: str = Field(default="", description="Its name, e.g. warehouse. Empty: the pipeline's only one.")
 
 
 class DetachConfig(DestinationConfig):
@@ -39,7 +49,7 @@ class DetachConfig(DestinationConfig):
 class TableConfig(DestinationConfig):
     """A table, or a pattern of tables, of a pipeline's destination."""
 
-    table: str = Field(default="", description="schema.table at the source, or a pattern with * and ?.")
+    table: str = Field(default="", description="At the source, e.g. public.orders, or a pattern: sales.*")
     preset: str = Field(default="", description="Instead: every table of this preset of the source, unshaped.")
     target: str = Field(default="", description="Another name at the target. Empty: the same name.")
     filter: str = Field(default="", description="Only rows that pass this condition are copied.")
@@ -68,7 +78,7 @@ class TableConfig(DestinationConfig):
 class RemoveTableConfig(DestinationConfig):
     """A declared table; asked for twice."""
 
-    table: str = Field(description="As it was declared.")
+    table: str = Field(description="As it was declared, e.g. public.orders; the job show_pipeline lists them.")
     target: str = Field(default="", description="Its other name at the target, if it has one.")
     dry_run: bool = Field(default=True, description="On: only say what would be done. The target table stays.")
 
@@ -104,34 +114,34 @@ def _tell(context: OpExecutionContext, result: str, text: str) -> None:
 
 
 @op(name="attach_destination")
-def add_destination_op(context: OpExecutionContext, config: DestinationConfig) -> None:
-    from cdc_runner.services.pipeline_edit import add_destination
+def add_destination_op(context: OpExecutionContext, config: AttachConfig) -> None:
+    from cdc_runner.services.pipeline_edit import add_destination, destination_to_add
 
     with engine_outcome(), catalog_session() as session:
-        plan = add_destination(session, context.partition_key, config.destination)
-    _tell(
-        context, f"pipeline {context.partition_key} feeds {config.destination} now; it is loaded first", plan.as_text()
-    )
+        destination = destination_to_add(session, context.partition_key, config.destination)
+        plan = add_destination(session, context.partition_key, destination)
+    _tell(context, f"pipeline {context.partition_key} feeds {destination} now; it is loaded first", plan.as_text())
 
 
 @op(name="detach_destination")
 def detach_destination_op(context: OpExecutionContext, config: DetachConfig) -> None:
-    from cdc_runner.services.pipeline_edit import describe_detachment, remove_destination
+    from cdc_runner.services.pipeline_edit import describe_detachment, destination_of, remove_destination
 
     name = context.partition_key
     with engine_outcome(), catalog_session() as session:
+        destination = destination_of(session, name, config.destination)
         if config.dry_run:
-            context.add_output_metadata({"result": describe_detachment(session, name, config.destination)})
+            context.add_output_metadata({"result": describe_detachment(session, name, destination)})
             return
-        removal = remove_destination(session, name, config.destination)
+        removal = remove_destination(session, name, destination)
     lists = {"removed": removal.removed, "LEFT OVER": removal.left_over, "kept": removal.kept}
-    result = f"pipeline {name} feeds {config.destination} no more"
+    result = f"pipeline {name} feeds {destination} no more"
     context.add_output_metadata({"result": result, **{one: MetadataValue.json(found) for one, found in lists.items()}})
 
 
 @op(name="declare_table")
 def add_table_op(context: OpExecutionContext, config: TableConfig) -> None:
-    from cdc_runner.services.pipeline_edit import add_preset, add_table
+    from cdc_runner.services.pipeline_edit import add_preset, add_table, destination_of
 
     name = context.partition_key
     declared = config.model_dump(exclude={"destination", "preset", "filter_form"})
@@ -144,23 +154,26 @@ def add_table_op(context: OpExecutionContext, config: TableConfig) -> None:
     if config.preset and shape:
         raise Failure(f"a preset's tables take tags only, not {', '.join(sorted(shape))}", allow_retries=False)
     with engine_outcome(), catalog_session() as session:
+        destination = destination_of(session, name, config.destination)
         if config.preset:
-            plan = add_preset(session, name, config.destination, config.preset, config.tags)
+            plan = add_preset(session, name, destination, config.preset, config.tags)
         else:
-            plan = add_table(session, name, config.destination, declared)
-    _tell(context, f"{config.table or config.preset} is declared for {config.destination}", plan.as_text())
+            plan = add_table(session, name, destination, declared)
+    _tell(context, f"{config.table or config.preset} is declared for {destination}", plan.as_text())
 
 
 @op(name="undeclare_table")
 def remove_table_op(context: OpExecutionContext, config: RemoveTableConfig) -> None:
-    from cdc_runner.services.pipeline_edit import remove_table
+    from cdc_runner.services.pipeline_edit import destination_of, remove_table
 
+    name = context.partition_key
     with engine_outcome(), catalog_session() as session:
-        plan = remove_table(session, context.partition_key, config.destination, config.table, config.target or None)
+        destination = destination_of(session, name, config.destination)
+        plan = remove_table(session, name, destination, config.table, config.target or None)
         if config.dry_run:
             session.rollback()
     dry = "dry run: would be taken" if config.dry_run else "is taken"
-    _tell(context, f"{config.table} {dry} from {config.destination}; the target table stays", plan.as_text())
+    _tell(context, f"{config.table} {dry} from {destination}; the target table stays", plan.as_text())
 
 
 @op(name="update_pipeline_settings")

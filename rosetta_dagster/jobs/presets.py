@@ -16,14 +16,14 @@ from rosetta_dagster.resources.catalog import catalog_session
 class PresetConfig(Config):
     """A named list of tables."""
 
-    name: str = Field(description="Its name: letters, digits, - and _.")
-    tables: list[str] = Field(description="schema.table, or patterns with * and ?.")
+    name: str = Field(description="Its name, e.g. finance: letters, digits, - and _.")
+    tables: list[str] = Field(description="Tables and patterns, e.g. [public.orders, sales.*].")
 
 
 class ChangePresetConfig(Config):
     """What to change; what stays empty is left as it is."""
 
-    name: str = Field(description="Its present name.")
+    name: str = Field(description="Its present name, e.g. finance; the job list_presets lists them.")
     tables: list[str] = Field(default=[], description="Tables and patterns that take the place of the present ones.")
     new_name: str = Field(default="", description="Another name.")
 
@@ -31,7 +31,7 @@ class ChangePresetConfig(Config):
 class RemovePresetConfig(Config):
     """Asked for twice."""
 
-    name: str = Field(description="Its name.")
+    name: str = Field(description="Its name, e.g. finance; the job list_presets lists them.")
     dry_run: bool = Field(default=True, description="On: only say what would be removed.")
 
 

@@ -15,7 +15,7 @@ from rosetta_dagster.resources.catalog import catalog_session
 class SettingConfig(Config):
     """One setting."""
 
-    setting: str = Field(description="Its name, as the job show_settings lists it.")
+    setting: str = Field(description="Its name as the job show_settings lists it, e.g. wal_warning_megabytes.")
     value: str = Field(default="", description="New value as text, in the setting's unit. Empty: back to the default.")
 
 

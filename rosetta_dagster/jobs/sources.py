@@ -21,11 +21,11 @@ _MODES = "disable, allow, prefer, require, verify-ca or verify-full"
 class CreateSourceConfig(Config):
     """A PostgreSQL database whose tables are copied."""
 
-    name: str = Field(description="Its name: letters, digits, - and _.")
-    host: str = Field(description="Host name or address.")
+    name: str = Field(description="Its name, e.g. shop: letters, digits, - and _.")
+    host: str = Field(description="Host name or address, e.g. db.example.com.")
     port: int = Field(default=5432, description="Port.")
-    database: str = Field(description="Database.")
-    username: str = Field(description="Role with LOGIN and REPLICATION, and SELECT on the tables.")
+    database: str = Field(description="Database, e.g. shop.")
+    username: str = Field(description="Role with LOGIN and REPLICATION, and SELECT on the tables, e.g. rosetta.")
     password_env: str = Field(default="", description=_ENV)
     password_file: str = Field(default="", description=_FILE)
     sslmode: str = Field(default="prefer", description=f"One of {_MODES}.")
@@ -56,7 +56,7 @@ class ChangeSourceConfig(Config):
 class DuplicateConfig(Config):
     """The name of the copy."""
 
-    new_name: str = Field(description="Name of the copy. Credentials are copied, encrypted anew.")
+    new_name: str = Field(description="Name of the copy, e.g. shop_test. Credentials are copied, encrypted anew.")
 
 
 class RemoveSourceConfig(Config):
@@ -76,7 +76,9 @@ class TablesConfig(Config):
 class UnregisterConfig(Config):
     """Which tables; asked for twice."""
 
-    tables: list[str] = Field(description="schema.table or patterns, as the job list_source_tables shows them.")
+    tables: list[str] = Field(
+        description="Tables or patterns as the job list_source_tables shows them, e.g. [public.orders, sales.*]."
+    )
     dry_run: bool = Field(default=True, description="On: only say what would be done.")
 
 

@@ -15,8 +15,10 @@ from rosetta_dagster.resources.catalog import catalog_session
 class TagTablesConfig(Config):
     """Which tables, and which tags."""
 
-    tables: list[str] = Field(description="schema.table, patterns with * and ?, or as they were declared.")
-    tags: list[str] = Field(description="Names: letters, digits, _, . and -; owner.TEAM makes TEAM the owner.")
+    tables: list[str] = Field(description="Tables, patterns, or as they were declared, e.g. [public.orders, sales.*].")
+    tags: list[str] = Field(
+        description="Names, e.g. [pii, owner.finance]: letters, digits, _, . and -; owner.TEAM makes TEAM the owner."
+    )
     destination: str = Field(default="", description="Only of this destination. Empty: all of the pipeline.")
 
 
@@ -32,13 +34,13 @@ class ListTagsConfig(Config):
 class TagConfig(Config):
     """Which tag."""
 
-    tag: str = Field(description="Its name, as the job list_tags shows it.")
+    tag: str = Field(description="Its name as the job list_tags shows it, e.g. pii.")
 
 
 class RenameTagConfig(TagConfig):
     """Which tag, and what it is to be called."""
 
-    new_name: str = Field(description="Its new name.")
+    new_name: str = Field(description="Its new name, e.g. personal.")
     merge: bool = Field(default=False, description="On: make it one with a tag that has the new name already.")
 
 

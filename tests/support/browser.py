@@ -35,6 +35,25 @@ _LONGEST_TASK = """
 """
 
 
+_TRAVEL = """
+  (() => {
+    const words = %(words)s, began = performance.now();
+    window.arrived = null;
+    window.longestTask = 0;
+    clearInterval(window.watch);
+    history.pushState(null, '', %(path)s);
+    dispatchEvent(new PopStateEvent('popstate', {state: null}));
+    window.watch = setInterval(() => {
+      const text = document.body.innerText;
+      if (!words.every(word => text.includes(word))) return;
+      window.arrived = performance.now() - began;
+      clearInterval(window.watch);
+    }, 20);
+  })()
+"""
+"""Goes to a path as the browser's own buttons do, and notes when the words are there, by the page's clock."""
+
+
 @dataclass
 class Asked:
     """A question of a page to `/graphql`.
@@ -82,6 +101,7 @@ class Browser:
     asked: dict[str, Asked] = field(default_factory=dict)
     began: float = 0.0
     _document: str = ""
+    _travelled: bool = False
     _last: int = 0
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -99,10 +119,24 @@ class Browser:
     def open(self, url: str, *, width: int = 1440, height: int = 900) -> None:
         """Open a page, forgetting what the one before has asked."""
         self.asked.clear()
+        self._travelled = False
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
         self.command("Page.navigate", url=url)
+
+    def travel(self, path: str, *words: str, timeout: float = 60) -> float:
+        """Go to another page of the program that is open, as a click on a link does; return the seconds it took.
+
+        It is there when it shows all of the words, of which the page before must not show all. The program is not
+        started again; what the page before asked is forgotten.
+        """
+        assert not all(word in self.text() for word in words), f"the page before shows {words} too"
+        self.asked.clear()
+        self._travelled, self.began = True, self._now()
+        self.evaluate(_TRAVEL % {"path": json.dumps(path), "words": json.dumps(words)})
+        wait_for(lambda: self.evaluate("window.arrived !== null"), timeout, f"the page to show {words}")
+        return float(self.evaluate("window.arrived")) / 1000
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
@@ -127,8 +161,9 @@ class Browser:
         def quiet() -> bool:
             self.evaluate("0")
             new = [one for one in self.asked.values() if one.new]
-            answered = bool(new) and all(one.seconds is not None for one in new)
-            return answered and self._now() - max(one.began for one in new) > seconds
+            # A program that was open before may know everything.
+            answered = (bool(new) or self._travelled) and all(one.seconds is not None for one in new)
+            return answered and self._now() - max((one.began for one in new), default=self.began) > seconds
 
         try:
             wait_for(quiet, timeout, "the page to have its answers")
@@ -141,11 +176,11 @@ class Browser:
 
     def _loading(self) -> Loading:
         new = [(one, one.seconds or 0.0) for one in self.asked.values() if one.new]
-        slowest, seconds = max(new, key=lambda pair: pair[1])
+        slowest, seconds = max(new, key=lambda pair: pair[1], default=(None, 0.0))
         return Loading(
-            round(max(one.began + seconds for one, seconds in new) - self.began, 2),
+            round(max((one.began + seconds for one, seconds in new), default=self.began) - self.began, 2),
             round(seconds, 2),
-            slowest.operation,
+            slowest.operation if slowest else "",
             len(new),
             round(sum(one.size_bytes for one, _ in new) / 1048576, 1),
             round(float(self.evaluate("window.longestTask") or 0) / 1000, 2),

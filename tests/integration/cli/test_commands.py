@@ -181,6 +181,8 @@ def test_sources_destinations_and_tables_are_changed_from_a_shell(run: Run, real
     assert run("pipeline", "add-table", "daily", "second", "public.orders", *arguments, "--filter", "id > 1").code == 0
     assert run("pipeline", "add-table", "daily", "second", "public.items", "--mask", "a=rot13").code == 2
     assert run("pipeline", "add-table", "daily", "second").code == 2
+    assert "say which: " in run("pipeline", "add-table", "daily", "public.items").err
+    assert run("pipeline", "add-table", "daily", "second", "public.items", "more").code == 2
     sql = ("--target", "sums", "--custom-sql", "SELECT id, id * 2 AS twice FROM orders")
     assert run("pipeline", "add-table", "daily", "second", "public.orders", *sql, "--key", "id").code == 0
     run("preset", "create", "shop", "core", "--table", "public.items")
@@ -197,4 +199,7 @@ def test_sources_destinations_and_tables_are_changed_from_a_shell(run: Run, real
     assert "masked email (hash), phone (truncate 3)" in declared["public.orders"]["shape"]
     assert run("pipeline", "remove-table", "daily", "second", "public.items").code == 0
     assert run("pipeline", "remove-destination", "daily", "second").code == 0
+    assert run("pipeline", "add-table", "daily", "public.more").code == 0
+    assert run("pipeline", "add-table", "daily", "public.rest").code == 0
+    assert run("pipeline", "remove-table", "daily", "public.more").code == 0
     assert run("pipeline", "show", "daily", "--json").json["settings"] == {"load_workers": "3"}

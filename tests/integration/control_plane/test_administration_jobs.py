@@ -89,6 +89,24 @@ def test_pipeline_is_created_and_what_it_copies_is_changed(catalog, launch, add_
     assert "2 pipelines" in launch("list_pipelines")["result"]
 
 
+def test_the_only_destination_need_not_be_named(catalog, launch) -> None:
+    launch("create_source", name="billing", **SOURCE)
+    target = {"type": "postgres", "host": "h", "database": "d", "username": "u", "password_env": "ANY_PASSWORD"}
+    launch("create_destination", name="one", **target)
+    launch("create_pipeline", name="bills", source="billing", destinations=["one"])
+    assert "0 destinations" in launch("add_pipeline_destination", "bills", succeeds=False)["failure"]
+    assert "for one" in launch("add_pipeline_table", "bills", table="public.invoices")["result"]
+    launch("add_pipeline_table", "bills", table="public.items")
+    assert "from one" in launch("remove_pipeline_table", "bills", table="public.items", dry_run=False)["result"]
+    launch("create_destination", name="two", **target)
+    assert "feeds two now" in launch("add_pipeline_destination", "bills")["result"]
+    for job, config in (("add_pipeline_table", {"table": "public.x"}), ("remove_pipeline_table", {"table": "public.x"}),
+                        ("remove_pipeline_destination", {})):  # fmt: skip
+        assert "say which: one, two" in launch(job, "bills", succeeds=False, **config)["failure"], job
+    assert "no destination" in launch(
+        "add_pipeline_table", "bills", succeeds=False, destination="three", table="public.x")["failure"]  # fmt: skip
+
+
 def test_change_of_a_pipeline_leaves_masks_and_filters_of_its_tables(catalog, launch) -> None:
     launch("create_source", name="billing", **SOURCE)
     target = {"type": "postgres", "host": "h", "database": "d", "username": "u", "password_env": "ANY_PASSWORD"}

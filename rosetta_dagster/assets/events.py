@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 
 from dagster import (
     AssetKey,
@@ -41,6 +42,8 @@ _TABLE_COLUMNS = TableSchema(
     ]
 )
 _LISTED_TABLES = 12
+_LISTED_ERROR_CHARACTERS = 300
+"""The page loads a hundred of these events at once; a table's own event has the whole error."""
 
 
 def pipeline_event(
@@ -177,7 +180,7 @@ def _table_records(tables: tuple[TableHealth, ...]) -> list[TableRecord]:
                 "destination": table.destination,
                 "state": table.load_state,
                 "rows": table.loaded_rows + table.applied_rows,
-                "error": table.error or "",
+                "error": shorten(table.error or "", _LISTED_ERROR_CHARACTERS, placeholder=" …"),
             }
         )
         for table in ranked[:_LISTED_TABLES]

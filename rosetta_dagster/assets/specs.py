@@ -24,6 +24,9 @@ from rosetta_dagster.assets.snapshot import CatalogSnapshot, ColumnRow, LineageR
 # Dagster keeps keys as JSON text in varchar(512).
 _KEY_LENGTH_LIMIT = 512
 _OWNER = "owner."
+_DRAWN_TABLES = 100
+"""Upstream assets that a lineage page still draws readably. With a thousand it shows an empty canvas, asks 300 times
+for their state, and the page of the asset asks as often."""
 _FRESHNESS_WARN = timedelta(minutes=5)
 _FRESHNESS_FAIL = timedelta(minutes=15)
 
@@ -78,20 +81,25 @@ def _pipeline_specs(pipeline: PipelineRow) -> Iterator[AssetSpec]:
 
 
 def pipeline_spec(pipeline: PipelineRow) -> AssetSpec:
-    """Return the asset of a pipeline: state, lag and throughput; fresh while it keeps up with its source."""
+    """Return the asset of a pipeline: state, lag and throughput; fresh while it keeps up with its source.
+
+    It is downstream of its tables as long as they are few enough for a picture.
+    """
     destinations = sorted({table.destination for table in pipeline.tables})
+    drawn = len(pipeline.tables) <= _DRAWN_TABLES
     return AssetSpec(
         key=pipeline_key(pipeline.name),
         deps=[
             table_key(pipeline.name, table.destination, table.target_schema, table.target_table)
-            for table in pipeline.tables
+            for table in (pipeline.tables if drawn else ())
         ],
         group_name=group_of("pipeline", pipeline.name),
         description=(
-            f"Health of a pipeline: {len(pipeline.tables)} tables of source {pipeline.source} "
+            f"Health of a pipeline: {len(pipeline.tables):,} tables of source {pipeline.source} "
             f"to {', '.join(destinations) or 'no destination yet'}.\n\n"
             "Each minute an event carries state, rows and lag. A materialization says up to which commit at the source "
             "every destination holds all changes; an observation that one of them is behind."
+            + ("" if drawn else "\n\nIts lineage does not name the tables, which are too many: its group lists them.")
         ),
         kinds={"postgres", pipeline.capture_engine},
         tags={"rosetta/pipeline": pipeline.name, "rosetta/role": "pipeline"},

@@ -16,6 +16,7 @@ from dagster import (
 )
 
 from cdc_runner.position import format_lsn
+from rosetta_dagster.assets.numbers import readable
 from rosetta_dagster.assets.specs import pipeline_key, table_key
 from rosetta_dagster.monitoring.load_progress import LoadProgress
 from rosetta_dagster.resources.pipeline_health import PipelineHealth, StreamHealth, TableHealth
@@ -25,9 +26,9 @@ Metadata = dict[str, MetadataValue]
 _STREAM_COLUMNS = TableSchema(
     columns=[
         TableColumn("destination"),
-        TableColumn("lag ms", "int"),
-        TableColumn("lag bytes", "int"),
-        TableColumn("batch ms", "int"),
+        TableColumn("lag ms"),
+        TableColumn("lag bytes"),
+        TableColumn("batch ms"),
         TableColumn("applied"),
         TableColumn("error"),
     ]
@@ -37,7 +38,7 @@ _TABLE_COLUMNS = TableSchema(
         TableColumn("table"),
         TableColumn("destination"),
         TableColumn("state"),
-        TableColumn("rows", "int"),
+        TableColumn("rows"),
         TableColumn("error"),
     ]
 )
@@ -161,9 +162,9 @@ def _stream_record(stream: StreamHealth) -> TableRecord:
     return TableRecord(
         {
             "destination": stream.destination,
-            "lag ms": "" if stream.lag_ms is None else stream.lag_ms,
-            "lag bytes": "" if stream.lag_bytes is None else stream.lag_bytes,
-            "batch ms": "" if stream.batch_ms is None else stream.batch_ms,
+            "lag ms": "" if stream.lag_ms is None else readable(stream.lag_ms),
+            "lag bytes": "" if stream.lag_bytes is None else readable(stream.lag_bytes),
+            "batch ms": "" if stream.batch_ms is None else readable(stream.batch_ms),
             "applied": format_lsn(stream.applied_lsn),
             "error": stream.error or "",
         }
@@ -179,7 +180,7 @@ def _table_records(tables: tuple[TableHealth, ...]) -> list[TableRecord]:
                 "table": f"{table.target_schema}.{table.target_table}",
                 "destination": table.destination,
                 "state": table.load_state,
-                "rows": table.loaded_rows + table.applied_rows,
+                "rows": readable(table.loaded_rows + table.applied_rows),
                 "error": shorten(table.error or "", _LISTED_ERROR_CHARACTERS, placeholder=" …"),
             }
         )

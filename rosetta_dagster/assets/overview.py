@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from dagster import AssetKey, AssetMaterialization, AssetSpec, MetadataValue, TableColumn, TableRecord, TableSchema
 
+from rosetta_dagster.assets.numbers import Cell, readable
 from rosetta_dagster.assets.snapshot import CatalogSnapshot
 from rosetta_dagster.assets.specs import pipeline_key
 from rosetta_dagster.monitoring.overview import Overview
@@ -20,8 +21,6 @@ _LISTED_PIPELINES = 12
 """Also of sources and of what needs attention, the worst first. The page asks for all events that are kept, with their
 tables, a hundred at a time: with forty rows in each an answer took seconds."""
 _LISTED_TABLES = 20
-
-Cell = str | int | float | bool
 
 
 def overview_spec(snapshot: CatalogSnapshot) -> AssetSpec:
@@ -175,20 +174,13 @@ def _numbers(overview: Overview) -> dict[str, MetadataValue]:
             ],
         )
     if overview.backfill_progress:
-        columns = (
-            "pipeline",
-            "destination",
-            "table",
-            "mode",
-            "status",
-            "rows",
-            "total",
-            "percent",
-            "eta_seconds",
-            "note",
-        )
-        rows = [tuple("" if one[name] is None else one[name] for name in columns) for one in overview.backfill_progress]
-        found["open backfills"] = _table(columns, rows)
+        names = ("pipeline", "destination", "table", "mode", "status", "rows", "total", "percent", "eta", "note")
+        told = [
+            {**one, "eta": None if one["eta_seconds"] is None else age(one["eta_seconds"])}
+            for one in overview.backfill_progress
+        ]
+        rows = [tuple("" if one[name] is None else one[name] for name in names) for one in told]
+        found["open backfills"] = _table(names, rows)
     if overview.unsent:
         found["unsent notifications"] = MetadataValue.int(overview.unsent)
     used = {
@@ -256,6 +248,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> MetadataVa
     if not rows:
         return MetadataValue.text("none")
     return MetadataValue.table(
-        [TableRecord(dict(zip(columns, row, strict=True))) for row in rows],
+        [TableRecord(dict(zip(columns, map(readable, row), strict=True))) for row in rows],
         TableSchema(columns=[TableColumn(name) for name in columns]),
     )

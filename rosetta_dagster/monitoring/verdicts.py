@@ -61,7 +61,7 @@ def _lag(health: PipelineHealth) -> CheckVerdict:
     if not health.streams:
         return CheckVerdict(name, False, "no destination", numbers=numbers)
     if not late:
-        return CheckVerdict(name, True, f"{health.worst_lag_ms} ms behind the source at the most", numbers=numbers)
+        return CheckVerdict(name, True, f"{health.worst_lag_ms:,} ms behind the source at the most", numbers=numbers)
     first = late[0]
     if first.error:
         reason = f"{first.destination}: {first.error}"
@@ -70,7 +70,7 @@ def _lag(health: PipelineHealth) -> CheckVerdict:
     elif first.age_seconds > RECENT_REPORT_SECONDS:
         reason = f"{first.destination}: nothing was reported for {first.age_seconds:.0f} s"
     else:
-        reason = f"{first.destination}: {first.lag_ms} ms behind the source"
+        reason = f"{first.destination}: {first.lag_ms:,} ms behind the source"
     return CheckVerdict(name, False, reason, numbers=numbers)
 
 

@@ -145,7 +145,7 @@ def status_line(health: Sequence[PipelineHealth]) -> str:
     lags = [(one.worst_lag_ms, one.pipeline) for one in health if one.worst_lag_ms is not None]
     if lags:
         worst, name = max(lags)
-        parts.append(f"worst lag {worst} ms ({name})")
+        parts.append(f"worst lag {worst:,} ms ({name})")
     return "; ".join(parts)
 
 

@@ -103,7 +103,7 @@ def test_monitor_materializes_what_keeps_up_and_observes_what_does_not(catalog, 
     assert numbers["lag ms"] == 80
     assert numbers["applied position"] == "0/12C"
     assert events[pipeline_key("slow")].metadata["lag ms"].value == 500_000
-    assert reason(result) == "3 pipelines: 1 PAUSED, 2 RUNNING; 4 tables: 4 STREAMING; worst lag 500000 ms (slow)"
+    assert reason(result) == "3 pipelines: 1 PAUSED, 2 RUNNING; 4 tables: 4 STREAMING; worst lag 500,000 ms (slow)"
     failed = {
         (event.asset_key, event.check_name)
         for event in result.asset_events
@@ -146,7 +146,7 @@ def test_overview_shows_rows_by_day_and_the_worst_first(catalog, add_pipeline, i
     assert event.metadata["worst lag ms"].value == 500_000
     records = rows_of(event, "pipelines")
     assert [(record["pipeline"], record["rows today"]) for record in records] == [("slow", 0), ("good", 5)]
-    why = "slow-warehouse: 500000 ms behind the source"
+    why = "slow-warehouse: 500,000 ms behind the source"
     assert rows_of(event, "needs attention") == [{"pipeline": "slow", "check": "lag_within_objective", "why": why}]
     (busiest,) = rows_of(event, "busiest tables today")
     assert busiest == {"pipeline": "good", "table": "public.orders", "rows": 5}

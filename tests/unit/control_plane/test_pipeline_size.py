@@ -8,6 +8,7 @@ import pytest
 from dagster._serdes import serialize_value
 
 from rosetta_dagster.assets.events import pipeline_event
+from rosetta_dagster.assets.numbers import Cell, readable
 from rosetta_dagster.assets.snapshot import PipelineRow, TableRow
 from rosetta_dagster.assets.specs import pipeline_spec
 from rosetta_dagster.resources.pipeline_health import PipelineHealth, TableHealth
@@ -47,3 +48,11 @@ def test_lineage_is_drawn_as_long_as_it_is_readable(tables: int, drawn: int) -> 
     spec = pipeline_spec(row)
     assert len(list(spec.deps)) == drawn
     assert ("too many" in (spec.description or "")) is (drawn == 0)
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    (999, 999), (1000, "1,000"), (-169_865, "-169,865"), (176.19, 176.2), (12_345.67, "12,345.7"), (True, True),
+    ("1000", "1000"),
+])  # fmt: skip
+def test_numbers_of_tables_have_separators(value: Cell, shown: Cell) -> None:
+    assert readable(value) == shown

@@ -32,7 +32,7 @@ def test_pipeline_paused_on_purpose_passes() -> None:
     [
         (replace(GOOD, state="ERROR", last_error="the slot is gone"), "pipeline_runs", "the slot is gone"),
         (replace(GOOD, state="PAUSED"), "pipeline_runs", "PAUSED, set to START"),
-        (replace(GOOD, streams=(replace(STREAM, lag_ms=61_000),)), "lag_within_objective", "61000 ms behind"),
+        (replace(GOOD, streams=(replace(STREAM, lag_ms=61_000),)), "lag_within_objective", "61,000 ms behind"),
         (replace(GOOD, streams=(replace(STREAM, lag_ms=None),)), "lag_within_objective", "nothing was reported yet"),
         (replace(GOOD, streams=(replace(STREAM, age_seconds=120.0),)), "lag_within_objective", "for 120 s"),
         (replace(GOOD, streams=(replace(STREAM, error="refused"),)), "lag_within_objective", "warehouse: refused"),

@@ -148,7 +148,9 @@ def _by_state(health: Sequence[PipelineHealth]) -> str:
 
 
 def _events(overview: Overview) -> MetadataValue:
-    rows = [(age(one.age_seconds), one.severity, one.status, one.title) for one in overview.events]
+    # The page breaks a line at an ordinary space before it makes the long column narrower.
+    rows = [(age(one.age_seconds).replace(" ", "\N{NO-BREAK SPACE}"), one.severity, one.status, one.title)
+            for one in overview.events]  # fmt: skip
     return _table(("ago", "severity", "status", "what"), rows)
 
 

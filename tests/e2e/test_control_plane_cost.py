@@ -214,7 +214,11 @@ PAGES = {
     "asset list": ("/assets", ("overview", "rosetta")),
     "pipeline's asset": ("/assets/rosetta/p00", ("largest tables", "p00-warehouse")),
     "its checks": ("/assets/rosetta/p00?view=checks", ("lag_within_objective", "dead_letters_empty")),
-    "its lineage": ("/assets/rosetta/p00?view=lineage", ("t00", f"t{TABLES - 1:02}")),
+    # Above so many tables the asset is not drawn below them.
+    "its lineage": (
+        "/assets/rosetta/p00?view=lineage",
+        ("t00", f"t{TABLES - 1:02}") if TABLES <= 100 else ("pipeline_p00",),
+    ),
     "table's asset": ("/assets/rosetta/p00/p00-warehouse/public/t00", ("rows applied", "STREAMING")),
     "a sensor": ("/locations/rosetta/sensors/replication_monitor", ("Latest tick", "look ", "0 runs requested")),
     "runs": ("/runs", ("prune", "overview_pictures")),

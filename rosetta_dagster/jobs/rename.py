@@ -22,7 +22,7 @@ _FOLLOWS = (
 class RenameConfig(Config):
     """The name from now on."""
 
-    new_name: str = Field(description="Its new name: letters, digits, - and _. Nothing is copied again.")
+    new_name: str = Field(description="Its new name, e.g. shop_eu: letters, digits, - and _. Nothing is copied again.")
 
 
 def _report(context: OpExecutionContext, found: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ NEEDS_WORDS = {
     "apply_file", "change_pipeline_settings", "change_preset", "change_setting", "create_destination",
     "create_notification_channel", "create_pipeline", "create_preset", "create_source", "duplicate_destination",
     "duplicate_source", "edit_dead_letter", "inspect_dead_letter", "preview", "remove_pipeline_table", "remove_preset",
-    "remove_tag", "rename_tag", "show_tag", "tag_tables", "unregister_tables", "untag_tables",
+    "remove_tag", "rename_destination", "rename_pipeline", "rename_source", "rename_tag",
+    "show_tag", "tag_tables", "unregister_tables", "untag_tables",
 }  # fmt: skip
 """Jobs of which a person has to say something that nobody else could know; all others open without an error."""
 
@@ -24,11 +25,10 @@ NEEDS_WORDS = {
 def required_fields(job: JobDefinition) -> Iterator[tuple[str, str]]:
     """Yield name and description of what must be typed."""
     for node in job.graph.nodes:
-        kind = node.definition.config_schema.config_type
-        for name, field in getattr(kind, "fields", {}).items():
-            if name == "config" or not field.is_required:
-                continue
-            yield name, field.description or ""
+        schema = node.definition.config_schema
+        for name, field in getattr(schema and schema.config_type, "fields", {}).items():
+            if field.is_required:
+                yield name, field.description or ""
 
 
 def jobs() -> dict[str, JobDefinition]:

@@ -42,7 +42,8 @@ class Merged:
         rows: read at the source.
         changed: written, since they were another at the target or missing.
         refused: put into the dead-letter queue.
-        moved: left out, since they have got another key meanwhile and kept values that only the target knows.
+        moved: left out, since they have got another key meanwhile, or just this one, and kept values that only the
+            target knows.
     """
 
     rows: int = 0

@@ -85,7 +85,7 @@ def drop_touched(shape: TargetShape, watch: Watch, lsn: int, after: int, rows: s
         lsn: the position.
         after: number of the last note that was heeded before.
         rows: condition on the rows (`s`).
-        moved: only those that have gone on under another key.
+        moved: only those that have got another key, or just this one.
     """
     which = "j.m" if moved else "j.x IS NULL"
     return (

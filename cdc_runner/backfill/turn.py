@@ -132,7 +132,7 @@ class Turn:
                 if read_tables(last, tables=[self._task.source]) != [rows.present] or self._known() != rows.known:
                     raise WindowVoid("the table's schema has changed")
             if self._task.since_xid is None:
-                xid = window.oldest_xid
+                xid = window.since_xid
                 self._stored(lambda session: backfills.change(session, self._task.id, since_xid=xid))
             note = self._copy_all(window, rows, pending, workers)
             done = note is None and not self._left(pending)
@@ -168,7 +168,7 @@ class Turn:
             counts = {"changed": late.changed, "refused": late.refused}
             self._stored(lambda session: backfills.count_late(session, self._task.id, **counts))
         if self._any_moved and self._task.passes < MOST_PASSES:
-            values = {"since_xid": window.oldest_xid, "passes": self._task.passes + 1}
+            values = {"since_xid": window.since_xid, "passes": self._task.passes + 1}
             self._stored(lambda session: backfills.change(session, self._task.id, **values))
             return False
         if self._task.mode == "RESYNC":

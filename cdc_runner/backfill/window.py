@@ -20,7 +20,7 @@ from cdc_runner.destinations.postgres.destination import PostgresDestination
 from cdc_runner.destinations.postgres.journal import Watch
 from cdc_runner.destinations.postgres.statements import TargetShape
 from cdc_runner.errors import ErrorKind, RosettaError
-from cdc_runner.position import Position, format_lsn
+from cdc_runner.position import Position, format_lsn, parse_lsn
 from cdc_runner.spec import PipelineSettings, SourceSpec
 
 log = structlog.get_logger()
@@ -103,7 +103,9 @@ class Work:
 class Window:
     """A snapshot with its position, sessions that read it, and the watch of the target.
 
-    `oldest_xid` is the oldest transaction that the snapshot may not see: what is changed later has it or a newer one.
+    The batch of changes in which the snapshot's position lies is noted as a whole as if it came after it. A row that
+    got its key in there, and kept values that the stream does not tell, is read again by the number of its transaction:
+    `since_xid` is not above that of any transaction of that batch or after it.
     """
 
     def __init__(self, side: Side, shape: TargetShape, work: Work, *, name: str) -> None:
@@ -119,7 +121,7 @@ class Window:
         self._name = name
         self._cleanup = ExitStack()
         self.position = Position(0)
-        self.oldest_xid = 0
+        self.since_xid = 0
         self.watch: Watch
         self.began = time.monotonic()
         self._readers: list[psycopg2.extensions.connection] = []
@@ -134,6 +136,7 @@ class Window:
         try:
             self.watch = self._begin_watch()
             self._cleanup.callback(self._end_watch)
+            self._let_pass()
             slot = self._slot()
             try:
                 self.position = Position(slot.lsn)
@@ -146,8 +149,6 @@ class Window:
                     with reader.cursor() as cursor:
                         cursor.execute(slot.import_statement())
                         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
-                        cursor.execute("SELECT txid_snapshot_xmin(txid_current_snapshot())")
-                        self.oldest_xid = int((cursor.fetchone() or (0,))[0])
             finally:
                 # The sessions hold the snapshot from here on; WAL is kept for nobody any more.
                 slot.close()
@@ -218,6 +219,24 @@ class Window:
                     raise classify(error, "destination") from error
                 raise
         return watch
+
+    def _let_pass(self) -> None:
+        """Wait until all that is committed by now is applied: the batch with the snapshot begins later than that."""
+        source = connect(self._side.source.address, application_name=f"rosetta {self._side.pipeline} backfill")
+        with self._work.session(source):
+            source.autocommit = True
+            try:
+                with source.cursor() as cursor:
+                    cursor.execute("SELECT txid_snapshot_xmin(txid_current_snapshot())")
+                    ((xid,),) = cursor.fetchall()
+                    # Read after it: whoever commits beyond this position runs now, or begins later.
+                    cursor.execute("SELECT pg_current_wal_lsn()::text")
+                    ((lsn,),) = cursor.fetchall()
+            except psycopg2.Error as error:
+                raise classify(error, "source") from error
+        self.since_xid = int(xid)
+        self._side.nudge()
+        wait_reached(self._side, self._work, Position(parse_lsn(lsn)))
 
     def _end_watch(self) -> None:
         destination = self._side.destination

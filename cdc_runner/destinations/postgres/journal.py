@@ -37,8 +37,8 @@ class Watch:
     Attributes:
         target: the table.
         journal: name of the table that holds the notes: `n` in order, `end_lsn`, `x` (as in a staging table; NULL where
-            the change said everything), `m` (the row has gone on under another key, with values that the stream did not
-            say), `k0 …` typed as the key's columns are.
+            the change said everything), `m` (the row has got this key, or has gone on under another one, with values
+            that the stream did not say), `k0 …` typed as the key's columns are.
         key: names of the key's columns at the target.
         types: their types.
         void: why what was read must not be written any more; None while it may.
@@ -184,12 +184,13 @@ def _notes(change: NetChange, key: Sequence[str]) -> pa.Table | None:
     columns = {f"k{place}": rows.column(f"c{names.index(name)}") for place, name in enumerate(key)}
     if change.kind is NetKind.MERGE:
         return pa.table({"x": rows.column("x"), "m": pa.repeat(False, rows.num_rows), **columns})
-    # The values that a row keeps under its new key are those of the old one: nothing of what was read is of use.
+    # The values that a row keeps under its new key are those of the old one: nothing of what was read is of use. What
+    # was read may have the row under its new key already, when the batch spans the snapshot: that counts as moved, too.
     whole = pa.nulls(rows.num_rows, pa.string())
     old = {name: rows.column(name) for name in columns}
     return pa.concat_tables(
         [
-            pa.table({"x": whole, "m": pa.repeat(False, rows.num_rows), **columns}),
+            pa.table({"x": whole, "m": pa.repeat(True, rows.num_rows), **columns}),
             pa.table({"x": whole, "m": pa.repeat(True, rows.num_rows), **old}),
         ]
     )

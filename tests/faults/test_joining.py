@@ -75,6 +75,7 @@ def joined(pipeline: PipelineHarness) -> bool:
     return bool(pipeline.config.execute(STATE) == [("STREAMING",)])
 
 
+@pytest.mark.both_engines(slow="debezium")
 def test_three_kills_while_a_table_joins(pipeline: PipelineHarness) -> None:
     """Fixed seed."""
     run(pipeline, 30_000, 4)

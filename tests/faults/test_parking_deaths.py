@@ -100,7 +100,7 @@ def _through(redis_client: redis.Redis) -> int:
     return int(json.loads(fields[b"head"])["through"])
 
 
-@pytest.mark.both_engines
+@pytest.mark.both_engines(slow="debezium")
 def test_a_death_at_each_step_of_parking_loses_and_repeats_nothing(
     pipeline: PipelineHarness,
     tcp_proxy: Callable[[str, int], TcpProxy],

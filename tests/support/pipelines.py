@@ -39,14 +39,19 @@ ENGINES = ("debezium", "pgoutput")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests of pipelines with Debezium, those marked `both_engines` with each engine.
 
-    `ROSETTA_TEST_ENGINE` names one engine to run all of them with.
+    `both_engines(slow="debezium")` leaves one of them to the long tests. `ROSETTA_TEST_ENGINE` names one engine to run
+    all of them with.
     """
     if "capture_engine" not in metafunc.fixturenames:
         return
     chosen = os.environ.get("ROSETTA_TEST_ENGINE")
-    marked = metafunc.definition.get_closest_marker("both_engines") is not None
-    engines = (chosen,) if chosen else ENGINES if marked else ENGINES[:1]
-    metafunc.parametrize("capture_engine", engines)
+    marker = metafunc.definition.get_closest_marker("both_engines")
+    slow = None if marker is None else marker.kwargs.get("slow")
+    engines = (chosen,) if chosen else ENGINES if marker is not None else ENGINES[:1]
+    metafunc.parametrize(
+        "capture_engine",
+        [pytest.param(one, marks=pytest.mark.slow) if one == slow and not chosen else one for one in engines],
+    )
 
 
 @dataclass

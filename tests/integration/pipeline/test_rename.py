@@ -82,7 +82,7 @@ def _remove(pipeline: PipelineHarness, name: str) -> list[str]:
     return result.removed
 
 
-@pytest.mark.both_engines
+@pytest.mark.both_engines(slow="debezium")
 def test_a_pipeline_that_stands_is_renamed_and_goes_on(refusing: PipelineHarness, redis_client: redis.Redis) -> None:
     """Pipeline, source and destination at once: no second load, and what waited is replayed under the new name."""
     pipeline, source, target = refusing, refusing.source, refusing.targets["target"]

@@ -46,7 +46,7 @@ def write(pipeline: PipelineHarness, times: int) -> None:
         )
 
 
-@pytest.mark.both_engines
+@pytest.mark.both_engines(slow="debezium")
 def test_a_fence_between_parked_batches_compares_and_repairs_exactly_there(
     pipeline: PipelineHarness, tcp_proxy: Callable[[str, int], TcpProxy], redis_server: RedisServer
 ) -> None:

@@ -261,7 +261,10 @@ class BackfillKeeper:
             self._session.wal_position(heartbeat=True)
 
     def _reload(self, place: _Place, task: Task, known: TableState) -> None:
-        """Have the table emptied and loaded by the next start of the stream; the one after the request ends it."""
+        """Have the table emptied and loaded by the next start of the stream; the one after the request ends it.
+
+        One that is too large to be waited for joins beside the stream then, by a resync that takes the request over.
+        """
         before = task.snapshot_lsn
         if before is not None and known.joining and known.snapshot.lsn > before:
             # It was emptied, and is too large to have the stream wait for it.
@@ -275,7 +278,7 @@ class BackfillKeeper:
         if place.applier.reload_target is not None:
             self._not_before[task.id] = time.monotonic() + RETRY_SECONDS
             return
-        note = "the table is emptied and copied again; the stream waits meanwhile"
+        note = "the table is emptied and copied again; the stream waits meanwhile, unless it is large"
         self._change(task, mode="RELOAD", snapshot_lsn=known.snapshot.lsn, note=note)
         place.applier.reload_target = task.target
         self._not_before[task.id] = time.monotonic() + 60.0

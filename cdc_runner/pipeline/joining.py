@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import structlog
 from sqlalchemy import Engine
@@ -61,21 +62,18 @@ def load_beside(
     if not able:
         return list(planned)
     relations = [{chunk.relation for chunk in one.chunks} for one in able]
-    sizes = dict(zip((id(one) for one in able), source.sizes(relations), strict=True))
-    beside: set[int] = set()
-    left = most_megabytes * _MEGABYTE
-    for one in sorted(able, key=lambda load: sizes[id(load)]):
-        left -= sizes[id(one)]
-        if left < 0:
-            beside.add(id(one))
+    sized = sorted(zip(source.sizes(relations), able, strict=True), key=lambda pair: pair[0])
+    totals = accumulate(size for size, _ in sized)
+    beside = [one for total, (_, one) in zip(totals, sized, strict=True) if total > most_megabytes * _MEGABYTE]
     if not beside:
         return list(planned)
     start = Position(source.wal_position())
-    joining = [replace(one.state, snapshot=start) for one in able if id(one) in beside]
+    joining = [replace(one.state, snapshot=start) for one in beside]
     destination.join(joining)
     for state in joining:
         log.info("load.beside", table=str(state.sync.target), lsn=format_lsn(start.lsn))
-    return [one for one in planned if id(one) not in beside]
+    targets = {one.sync.target for one in joining}
+    return [one for one in planned if one.state.sync.target not in targets]
 
 
 def table_reports(destination: Destination, syncs: Sequence[ResolvedSync]) -> list[TableReport]:

@@ -29,7 +29,8 @@ class BackfillRequest:
         tables: patterns `schema.table` of source or target tables; empty for every table of the pipeline.
         destinations: names; empty for all.
         mode: backfill writes what differs, resync also deletes what the source does not have, reload empties the table
-            and loads it while the stream waits, rebuild fills a new table aside that takes the old one's place.
+            and loads it while the stream waits (a large one beside it), rebuild fills a new table aside that takes the
+            old one's place.
         filter: condition on rows of the source, as SQL text, or the builder form as a mapping or as JSON text.
         priority: higher comes first, -1000 to 1000.
         requested_by: shown to people.

@@ -52,7 +52,8 @@ class ResyncConfig(Config):
     destinations: list[str] = Field(default=[], description=_DESTINATIONS)
     priority: int = Field(default=0, description=_PRIORITY)
     reload: bool = Field(
-        default=False, description="On: empty the table and load it again; the pipeline's stream waits meanwhile."
+        default=False,
+        description="On: empty the table and load it again; the pipeline's stream waits meanwhile, unless it is large.",
     )
     dry_run: bool = Field(default=True, description="On: only say which targets it would be. Off: do it.")
 

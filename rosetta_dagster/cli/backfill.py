@@ -49,8 +49,8 @@ def backfill() -> None:
 @click.option("--destination", "destinations", multiple=True, help="Name of a destination; repeatable.")
 @click.option("--mode", type=click.Choice(_MODES), default="backfill", show_default=True,
               help="backfill: write rows that differ. resync: also delete rows that the source does not have. "
-              "reload: empty the table and load it again, while the stream waits, if it is small. rebuild: fill a new table aside, "
-              "compare it with the source and put it in the old one's place.")  # fmt: skip
+              "reload: empty the table and load it again; the stream waits, unless it is large. "
+              "rebuild: fill a new table aside, compare it, put it in the old one's place.")  # fmt: skip
 @click.option("--filter", "condition", help="SQL condition on rows of the source, or its builder form as JSON.")
 @click.option("--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Higher comes first.")
 @click.option("--all", "everything", is_flag=True, help="Every table of the pipeline; else --table is needed.")
